@@ -1,0 +1,5 @@
+"""`python -m fedrec`."""
+
+from fedrec.cli.main import main
+
+main()

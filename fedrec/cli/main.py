@@ -1,0 +1,69 @@
+"""`fedrec`: the commands, and what becomes of an error."""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+from typing import Any
+
+import click
+
+from fedrec import __version__
+from fedrec.errors import FedrecError
+
+_HOME = {  # command → module below fedrec.cli; a command's libraries load when it is used
+    "audit": "audit",
+    "benchmark": "benchmark",
+    "data": "data",
+    "demo": "demo",
+    "evaluate": "evaluate",
+    "recommend": "recommend",
+    "requests": "requests",
+    "run": "run",
+    "site": "site",
+}
+
+
+class _Commands(click.Group):
+    def list_commands(self, context: click.Context) -> list[str]:  # noqa: ARG002
+        return sorted(_HOME)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:  # noqa: ARG002
+        if name not in _HOME:
+            return None
+        command: click.Command = getattr(importlib.import_module(f"fedrec.cli.{_HOME[name]}"), name)
+        return command
+
+
+@click.command(cls=_Commands)
+@click.version_option(__version__)
+def cli() -> None:
+    """A cross-silo federated recommender on PySyft datasites."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command. Exit codes: 0 done, 2 wrong input, 3 refused, 130 Ctrl-C, 1 our bug (with its traceback)."""
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        sys.exit(cli.main(arguments, standalone_mode=False) or 0)
+    except FedrecError as error:
+        _say(str(error))
+        sys.exit(error.exit_code)
+    except click.UsageError as error:
+        error.show()
+        sys.exit(2)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (KeyboardInterrupt, click.Abort):
+        _say("stopped")
+        sys.exit(130)
+
+
+def _terminated(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _say(text: str) -> None:
+    click.echo(f"fedrec: {text}", err=True)

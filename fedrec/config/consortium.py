@@ -1,0 +1,100 @@
+"""consortium.toml: the members and the item catalogue they share."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, field_validator
+
+from fedrec.config.base import Inside, Slug, Table, Text, TomlFile, matches
+from fedrec.core.ids import clean_id
+from fedrec.errors import WrongInput
+
+
+class Member(Table):
+    """One institution as the others see it."""
+
+    name: Slug
+    folder: Inside
+    url: Annotated[str, matches(r"(https?://[^/\s@?#]+)?", "must be http(s)://host:port, or empty")] = ""
+    key: Annotated[str, matches(r"([0-9a-f]{64})?", "must be an Ed25519 key as 64 hex digits, or empty")] = ""
+
+
+class ConsortiumConfig(TomlFile):
+    """The members, in the order in which their updates are added, and their item catalogue."""
+
+    name: Slug
+    title: Text
+    catalogue: Inside = "items.csv"
+    member: tuple[Member, ...] = Field(strict=False)
+
+    @field_validator("member")
+    @classmethod
+    def _one_of_each(cls, value: tuple[Member, ...]) -> tuple[Member, ...]:
+        if not value:
+            raise ValueError("must name at least one institution")
+        for key in ("name", "folder"):
+            if len({getattr(m, key) for m in value}) < len(value):
+                raise ValueError(f"two members have the same {key}")
+        return value
+
+    @property
+    def catalogue_path(self) -> Path:
+        return self.folder / self.catalogue
+
+    def member_folder(self, name: str) -> Path:
+        """The folder of one member; KeyError when there is none of that name."""
+        return self.folder / {m.name: m.folder for m in self.member}[name]
+
+    def item_ids(self) -> tuple[str, ...]:
+        """The catalogue's ids; a position in it is the item's index everywhere.
+
+        Raises:
+            WrongInput: the file is missing, its first column is not `item`, or an id is bad or twice there.
+        """
+        lines = csv.reader(io.StringIO(self._catalogue_text()))
+        if (next(lines, None) or [""])[0] != "item":
+            raise WrongInput(f"{self.catalogue_path}: the first column must be called item")
+        found: dict[str, None] = {}
+        for row in lines:
+            identity = clean_id(row[0]) if row else None
+            if identity is None or identity in found:
+                raise WrongInput(f"{self.catalogue_path}: line {lines.line_num} has no usable id, or one twice")
+            found[identity] = None
+        if not found:
+            raise WrongInput(f"{self.catalogue_path}: has no item")
+        return tuple(found)
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 over the members' names and keys in order and the catalogue's text; 64 hex digits.
+
+        Folders and addresses are left out: they may differ between the members' own copies.
+        """
+        pinned = {"name": self.name, "members": [[m.name, m.key] for m in self.member]}
+        head = json.dumps(pinned, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        return hashlib.sha256(f"fedrec-consortium-v1\n{head}\n{self._catalogue_text()}".encode()).hexdigest()
+
+    def as_toml(self) -> str:
+        """The file's text, for writing it again when addresses and keys are known."""
+        lines = [f"{key} = {_quoted(getattr(self, key))}" for key in ("name", "title", "catalogue")]
+        for member in self.member:
+            lines += ["", "[[member]]", *(f"{key} = {_quoted(value)}" for key, value in member.model_dump().items())]
+        return "\n".join(lines) + "\n"
+
+    def _catalogue_text(self) -> str:
+        try:
+            return self.catalogue_path.read_text(encoding="utf-8-sig")  # universal newlines: CRLF counts as LF
+        except FileNotFoundError:
+            raise WrongInput(f"{self.catalogue_path}: there is no item catalogue yet") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise WrongInput(f"{self.catalogue_path}: cannot be read as UTF-8 text ({type(error).__name__})") from None
+
+
+def _quoted(value: str) -> str:
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,0 +1,1 @@
+"""Values that every room uses: parameters, interactions, splits, metrics. numpy and scipy only."""

@@ -1,0 +1,1 @@
+"""What both ends must agree on, both halves side by side: plan, request text, wire, passport, signatures."""

@@ -1,0 +1,226 @@
+"""The plan: what a scientist proposes, as the text that an owner reads and a site runs.
+
+The text is TOML with a fixed order, so one plan has one text and one fingerprint. Own code stands in
+it as a literal string between three single quotes: what the owner reads is what runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import tomllib
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from fedrec.errors import Refused
+
+PROTOCOLS = ("p1", "p2", "p3", "all")
+DTYPES = {"float16": 2, "float32": 4, "float64": 8, "int32": 4, "int64": 8}
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,30}")
+_SETTING = re.compile(r"[a-z][a-z0-9_]{0,30}")
+_SECTIONS = {"name", "purpose", "fedrec", "seed", "model", "aggregator", "asks", "leaves"}
+_ASKS = {"train", "rounds", "runs", "evaluate", "publish", "days"}
+_TOP_TYPES = {"name": str, "purpose": str, "fedrec": str, "seed": int}
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One array that leaves: its dtype and its shape, where "items" stands for the catalogue's length."""
+
+    dtype: str
+    shape: tuple[int | str, ...]
+
+    def sized(self, n_items: int) -> tuple[int, ...]:
+        """The shape in numbers, for a catalogue of `n_items`."""
+        return tuple(n_items if size == "items" else int(size) for size in self.shape)
+
+    def nbytes(self, n_items: int) -> int:
+        """Bytes of the array itself, without a header."""
+        total = DTYPES[self.dtype]
+        for size in self.sized(n_items):
+            total *= size
+        return total
+
+    def __str__(self) -> str:
+        return f"{self.dtype} {' x '.join(str(size) for size in self.shape)}"
+
+    @classmethod
+    def parse(cls, text: str) -> Tensor:
+        """The tensor that `str` wrote, such as "float32 items x 64"."""
+        dtype, _, shape = text.partition(" ")
+        sizes = tuple(size if size == "items" else int(size) for size in shape.split(" x ")) if shape else ()
+        if dtype not in DTYPES or any(isinstance(size, int) and size < 1 for size in sizes):
+            raise ValueError(text)
+        return cls(dtype, sizes)
+
+
+@dataclass(frozen=True, slots=True)
+class PlanText:
+    """A plan as data; `text()` and `parse()` are inverse.
+
+    Args:
+        model: name and literal settings; own code has name "own", "class" and "code".
+        aggregator: name and literal settings of what the centre does.
+        train: which rows a run trains on, one run each: p1, p2, p3 or all.
+        rounds: training rounds of one run, at least 1.
+        runs: how many runs of each kind may be made, at least 1.
+        evaluate: whether hit counts, as sums over users, are asked for after the last round.
+        publish: whether the merged model is installed at the sites.
+        days: how long the permit is asked for.
+        leaves: every array of an update, by name.
+    """
+
+    name: str
+    purpose: str
+    model: Mapping[str, Any]
+    aggregator: Mapping[str, Any]
+    leaves: Mapping[str, Tensor]
+    rounds: int = 1
+    train: tuple[str, ...] = ("all",)
+    runs: int = 1
+    evaluate: bool = False
+    publish: bool = False
+    days: int = 30
+    seed: int = 0
+    fedrec: str = field(default="")
+
+    @property
+    def train_tasks(self) -> int:
+        """How many training rounds the plan needs at one site."""
+        return self.rounds * self.runs * len(self.train)
+
+    @property
+    def own_code(self) -> str | None:
+        """The scientist's own code, or None for a recipe."""
+        return self.model.get("code") if self.model["name"] == "own" else None
+
+    def text(self) -> str:
+        """The plan's one text, which stands between the triple quotes of the request."""
+        top = {"name": self.name, "purpose": self.purpose, "fedrec": self.fedrec, "seed": self.seed}
+        asks = {
+            "train": list(self.train),
+            "rounds": self.rounds,
+            "runs": self.runs,
+            "evaluate": self.evaluate,
+            "publish": self.publish,
+            "days": self.days,
+        }
+        leaves = {name: str(tensor) for name, tensor in self.leaves.items()}
+        parts = [_table("", top), _table("asks", asks), _table("leaves", leaves)]
+        parts += [_table("aggregator", self.aggregator), _table("model", self.model)]
+        text = "\n" + "\n".join(parts)
+        check_text(text)
+        return text
+
+    @classmethod
+    def parse(cls, text: str) -> PlanText:
+        """Read a plan; it must be the very text that `text()` writes.
+
+        Raises:
+            Refused: `request.form` with the first thing that is wrong.
+        """
+        check_text(text)
+        try:
+            raw = tomllib.loads(text)
+            plan = cls._from_table(raw)
+        except tomllib.TOMLDecodeError as error:
+            raise _bad(f"the plan is not TOML ({error})") from None
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise _bad(f"the plan lacks or misuses {error}") from None
+        if plan.text() != text:
+            raise _bad("the plan is not in the form that fedrec writes (order, spacing or an unknown key)")
+        return plan
+
+    @classmethod
+    def _from_table(cls, raw: dict[str, Any]) -> PlanText:
+        if unknown := set(raw) - _SECTIONS | set(raw["asks"]) - _ASKS:
+            raise ValueError(f"unknown key {sorted(unknown)[0]}")
+        for key, kind in _TOP_TYPES.items():
+            if type(raw[key]) is not kind:
+                raise TypeError(key)
+        asks = raw["asks"]
+        for key in ("rounds", "runs", "days"):
+            if type(asks[key]) is not int or not 1 <= asks[key] <= 100_000:
+                raise ValueError(f"asks.{key}: a whole number from 1 to 100000")
+        for key in ("evaluate", "publish"):
+            if type(asks[key]) is not bool:
+                raise TypeError(f"asks.{key}")
+        train = tuple(asks["train"])
+        if not train or len(set(train)) != len(train) or any(rows not in PROTOCOLS for rows in train):
+            raise ValueError(f"asks.train: some of {', '.join(PROTOCOLS)}")
+        if not _NAME.fullmatch(raw["name"]) or not 0 <= raw["seed"] < 2**32:
+            raise ValueError("name (a-z, 0-9, _) or seed (0 to 2**32 - 1)")
+        if type(raw["model"]["name"]) is not str or type(raw["aggregator"]["name"]) is not str:
+            raise TypeError("model.name or aggregator.name")
+        return cls(
+            name=raw["name"],
+            purpose=raw["purpose"],
+            fedrec=raw["fedrec"],
+            seed=raw["seed"],
+            model=raw["model"],
+            aggregator=raw["aggregator"],
+            leaves={name: Tensor.parse(text) for name, text in raw["leaves"].items()},
+            rounds=asks["rounds"],
+            train=train,
+            runs=asks["runs"],
+            evaluate=asks["evaluate"],
+            publish=asks["publish"],
+            days=asks["days"],
+        )
+
+
+def fingerprint(text: str) -> str:
+    """SHA-256 of the plan's UTF-8 bytes; 64 hex digits."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def check_text(text: str) -> None:
+    """Refuse what would make the read text differ from the run text.
+
+    Raises:
+        Refused: `request.form` for three double quotes, a trailing backslash, CR, tab, or a character
+            that is invisible or changes the direction of the writing.
+    """
+    if '"""' in text:
+        raise _bad('the plan holds three double quotes; write docstrings and texts with single quotes or as # comments')
+    if text.endswith("\\"):
+        raise _bad("the plan ends in a backslash")
+    for char in text:
+        if char != "\n" and unicodedata.category(char) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"):
+            raise _bad(f"the plan holds the invisible character U+{ord(char):04X}")
+
+
+def _bad(reason: str) -> Refused:
+    return Refused("request.form", reason, "Make the plan with fedrec.Plan(...) and submit it again")
+
+
+def _table(title: str, values: Mapping[str, Any]) -> str:
+    lines = [f"[{title}]"] if title else []
+    for key, value in values.items():
+        if not _SETTING.fullmatch(key):
+            raise _bad(f"the setting's name {key!r} is not of the form a-z, 0-9, _")
+        lines.append(f"{key} = {_literal(value)}")
+    return "\n".join(lines) + "\n"
+
+
+def _literal(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float):
+        if value != value or value in (float("inf"), float("-inf")):
+            raise _bad("a setting is not a finite number")
+        return repr(value)
+    if isinstance(value, str):
+        if "\n" not in value:
+            return json.dumps(value, ensure_ascii=False)
+        if "'''" in value:
+            raise _bad("own code holds three single quotes")
+        return "'''\n" + value + "'''"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_literal(part) for part in value) + "]"
+    raise _bad(f"a setting is a {type(value).__name__}, not a literal")

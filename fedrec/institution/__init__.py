@@ -1,0 +1,1 @@
+"""The institution's side: the only code that ever sees rows."""

@@ -1,0 +1,98 @@
+"""The owner's decisions on requests, in the one order that a crash cannot hurt.
+
+audit intent → permit `pending` → PySyft's own status → permit `live` → audit outcome; a permit that is still
+pending after a crash is void (contracts.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime, timezone
+from typing import Any
+
+from fedrec.errors import Refused
+from fedrec.exchange.passport import sign
+from fedrec.exchange.plan import PlanText, fingerprint
+from fedrec.institution.jobs import Jobs
+from fedrec.institution.ledger import Account, RequestRow
+from fedrec.institution.limits import check_limits
+from fedrec.institution.permit import make
+from fedrec.institution.site import Site
+
+
+class Decisions:
+    """Submissions and decisions of one site.
+
+    Args:
+        jobs: told at once when a permit ends, so that running jobs end and nothing unreleased is left.
+    """
+
+    def __init__(self, site: Site, jobs: Jobs) -> None:
+        self._site, self._jobs = site, jobs
+
+    def check_submission(self, account: Account, plan_text: str, plan: PlanText) -> None:
+        """Refuse a plan above the site's limits, or one that this account sent before. Raises: Refused."""
+        check_limits(plan, self._site.config, self._site.store.n_items)
+        if self._site.ledger.request_of(account.key, fingerprint(plan_text)) is not None:
+            raise Refused("request.exists", "this very plan was submitted before", "Use that request, or change the plan")
+
+    def submitted(self, account: Account, plan_text: str, plan: PlanText, request: str, code: str) -> None:
+        """Record a request that PySyft has taken."""
+        self._site.ledger.add_request(
+            RequestRow(
+                id=request, code=code, fingerprint=fingerprint(plan_text), name=plan.name, scientist=account.email,
+                key=account.key, plan=plan_text, submitted_at=self._site.now(), decision="waiting", reason="", decided_by="",
+                decided_at="", permit=None, permit_state="none",
+            )
+        )  # fmt: skip
+
+    def approve(self, by: Account, request: str, limits: Mapping[str, Any], apply: Callable[[], bool]) -> None:
+        """Approve a request within the approver's limits.
+
+        Args:
+            limits: rounds, until, hours, epsilon, reason; all optional.
+            apply: tells PySyft; False when PySyft says no.
+
+        Raises:
+            Refused: `permit.missing`, `gate.self`, `permit.limit`, a limit of the site, or `site.error`.
+        """
+        site, row = self._site, self._row(request)
+        if by.email == row.scientist or by.key == row.key:
+            raise Refused("gate.self", "nobody approves a request of his own", "Ask another owner or reviewer")
+        plan = PlanText.parse(row.plan)
+        check_limits(plan, site.config, site.store.n_items)
+        facts = make(
+            plan, request=row.id, fingerprint=row.fingerprint, scientist=row.scientist, scientist_key=row.key,
+            site=site.config.name, data_version=site.store.version, consortium=site.consortium.hash, approver=by.email,
+            approver_key=by.key, now=datetime.now(timezone.utc), limits=limits,
+            caps={"train": site.config.limits.train, "evaluate": site.config.limits.evaluate, "days": site.config.limits.days},
+        )  # fmt: skip
+        permit = sign(facts, site.keys.site)
+        ids = {"request": row.id, "permit": permit["id"]}
+        with site.audit.act(by.email, by.role, "approve", row.fingerprint, **ids):
+            site.ledger.permit_pending(row.id, permit)
+            if not apply():
+                raise Refused("site.error", "PySyft did not take the approval", "Approve again")
+            site.ledger.decide(row.id, "approved", by.email, site.now(), str(limits.get("reason") or ""))
+
+    def undo(self, by: Account, request: str, reason: str, apply: Callable[[], bool]) -> None:
+        """Deny a waiting request or revoke an approved one: acts at once, whatever PySyft answers.
+
+        Raises:
+            Refused: `permit.missing`, or `request.reason` when none is given.
+        """
+        site, row = self._site, self._row(request)
+        if not reason.strip():
+            raise Refused("request.reason", "a denial needs a reason", "Say why")
+        act, decision = ("revoke", "revoked") if row.decision == "approved" else ("deny", "denied")
+        with site.audit.act(by.email, by.role, act, row.fingerprint, request=row.id):
+            site.ledger.decide(row.id, decision, by.email, site.now(), reason)
+            self._jobs.stop(row.id)
+            if not apply():
+                raise Refused("site.error", "PySyft did not take the decision; the site did", "Nothing runs; tell the owner")
+
+    def _row(self, request: str) -> RequestRow:
+        row = self._site.ledger.request(request)
+        if row is None:
+            raise Refused("permit.missing", "there is no such request", "List the requests")
+        return row

@@ -1,0 +1,114 @@
+"""Reads the outer layers of a signed PySyft call without deserialising what it carries.
+
+PySyft would build every object of a call before it looks at the signature (syft-0.9.5.md, M). Here only
+byte fields of two Cap'n Proto records are read: the envelope (key, signature, signed bytes) and, once the
+signature is good, the call's path, site and blocking flag. The schema file is PySyft's own; PySyft is not imported.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import capnp
+from nacl.exceptions import BadSignatureError
+from nacl.signing import VerifyKey
+
+from fedrec.errors import Refused
+
+_RECORDS = ("SignedSyftAPICall", "SyftAPICall", "SyftVerifyKey", "UID")  # with fields; all others are one blob
+_WORDS = 1 << 24  # capnp words that may be read from one message; 128 MiB
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """A signed call, still closed: who signed which bytes."""
+
+    key: str
+    signature: bytes
+    message: bytes
+
+    def check_signature(self) -> None:
+        """Raises: Refused `gate.signature`."""
+        try:
+            VerifyKey(bytes.fromhex(self.key)).verify(self.message, self.signature)
+        except (BadSignatureError, ValueError, TypeError):
+            raise Refused("gate.signature", "the call is not signed by its key", "Log in and send it again") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What the gate may know of a call before PySyft opens it."""
+
+    path: str
+    site: str
+    blocking: bool
+
+
+@functools.cache
+def _schema() -> Any:
+    spec = importlib.util.find_spec("syft")
+    if spec is None or spec.origin is None:
+        raise RuntimeError("PySyft is not installed")
+    return capnp.load(str(Path(spec.origin).parent / "capnp" / "recursive_serde.capnp")).RecursiveSerde
+
+
+def open_envelope(body: bytes) -> Envelope:
+    """The envelope of a body; nothing inside is interpreted.
+
+    Raises:
+        Refused: `gate.signature` when the body is not a signed PySyft call.
+    """
+    fields = _record(body, "SignedSyftAPICall")
+    credentials = _record(_field(fields, "credentials"), "SyftVerifyKey")
+    key = _blob(_field(credentials, "verify_key"), "nacl_verify_key")
+    signature = _blob(_field(fields, "signature"), "bytes")
+    message = _blob(_field(fields, "serialized_message"), "bytes")
+    return Envelope(key.hex(), signature, message)
+
+
+def read_call(message: bytes) -> Call:
+    """Path, site and blocking flag of a call whose signature is good."""
+    fields = _record(message, "SyftAPICall")
+    path = _blob(_field(fields, "path"), "str").decode("utf-8", "strict")
+    uid = _blob(_field(_record(_field(fields, "server_uid"), "UID"), "value"), "bytes")
+    blocking = _blob(_field(fields, "blocking"), "bool") == b"1"
+    return Call(path, uid.hex(), blocking)
+
+
+def _not_a_call() -> Refused:
+    return Refused("gate.signature", "this is not a signed PySyft call", "Use PySyft 0.9.5 or fedrec")
+
+
+def _open(data: bytes, name: str) -> Any:
+    try:
+        with _schema().from_bytes(data, traversal_limit_in_words=_WORDS) as record:
+            if record.canonicalName != name:
+                raise _not_a_call()
+            if name in _RECORDS:
+                names = list(record.fieldsName)
+                if len(set(names)) != len(names):
+                    raise _not_a_call()
+                return dict(zip(names, (b"".join(part) for part in record.fieldsData), strict=True))
+            return b"".join(record.nonrecursiveBlob)
+    except (capnp.KjException, ValueError, UnicodeDecodeError):
+        raise _not_a_call() from None
+
+
+def _record(data: bytes, name: str) -> dict[str, bytes]:
+    fields: dict[str, bytes] = _open(data, name)
+    return fields
+
+
+def _blob(data: bytes, name: str) -> bytes:
+    blob: bytes = _open(data, name)
+    return blob
+
+
+def _field(fields: dict[str, bytes], name: str) -> bytes:
+    if name not in fields:
+        raise _not_a_call()
+    return fields[name]

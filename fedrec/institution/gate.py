@@ -1,0 +1,150 @@
+"""The gate's tables and its memory: who may call what. Default deny.
+
+Stage 1 is the application's route table (site.py): what is not listed there does not exist. Stage 2 reads the
+outer envelope of a PySyft call, and decides before PySyft opens it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from fedrec.errors import Refused
+from fedrec.institution.envelope import Call, open_envelope, read_call
+from fedrec.institution.ledger import Account
+
+MAX_CALL = 2 * 10**6  # bytes of one PySyft call: a plan with own code fits, tensors do not belong there
+PARALLEL = 4  # PySyft calls of one key at once
+COOKIE_S = 12 * 3600
+LOGINS = 10  # tries of one e-mail within LOGIN_S
+LOGIN_S = 60.0
+
+_CARD = {"user.get_current_user", "metadata.get_metadata", "dataset.get_all"}
+_EVERYONE = _CARD | {"action.get_mock", "request.get_all"}
+_DECIDE = {"user.get_all", "notifications.resolve_object", "request.apply", "request.undo"}
+PATHS: dict[str, frozenset[str]] = {
+    "owner": frozenset(_EVERYONE | _DECIDE),
+    "reviewer": frozenset(_EVERYONE | _DECIDE),
+    "scientist": frozenset(
+        _EVERYONE
+        | {"api.view", "code.request_code_execution", "action.set", "code.call", "action.get", "action.has_storage_permission"}
+    ),
+    "auditor": frozenset(_EVERYONE - {"request.get_all"}),
+    "operator": frozenset(_CARD),
+}
+
+
+class Gate:
+    """Decides on PySyft calls.
+
+    Args:
+        site: the server's UID, 32 hex digits.
+        account_of: verify key → enabled account, or None.
+        first_time: remembers a call's hash for ever; False when it was there.
+        secret: 32 bytes of the site's own, the same after a restart, so that logins outlive it.
+    """
+
+    def __init__(
+        self, site: str, account_of: Callable[[str], Account | None], first_time: Callable[[bytes], bool], secret: bytes
+    ) -> None:
+        self._site, self._account_of, self._first_time = site, account_of, first_time
+        self._cookie_key = secret
+        self._busy: Counter[str] = Counter()
+        self._lock = threading.Lock()
+        self._logins: dict[str, list[float]] = {}
+
+    def admit(self, body: bytes) -> tuple[Account, Call]:
+        """The caller and the call of a body that may go on to PySyft.
+
+        Raises:
+            Refused: `gate.size`, `.signature`, `.role`, `.site`, `.path` or `.replay`, in this order.
+        """
+        if len(body) > MAX_CALL:
+            raise too_large(MAX_CALL)
+        envelope = open_envelope(body)
+        envelope.check_signature()
+        account = self._account_of(envelope.key)
+        if account is None:
+            raise Refused("gate.role", "this key has no account here, or it is disabled", "Ask the data owner for one")
+        call = read_call(envelope.message)
+        if call.site != self._site:
+            raise Refused("gate.site", "the call is meant for another site", "Send it there")
+        if call.path not in PATHS[account.role] or not call.blocking:
+            raise Refused("gate.role", f"a {account.role} may not call this", "Use what your role allows")
+        if not self._first_time(hashlib.sha256(bytes.fromhex(envelope.key) + envelope.message).digest()):
+            raise Refused("gate.replay", "this call was made before", "Make a new call; a resent one is never executed")
+        return account, call
+
+    @contextmanager
+    def place(self, key: str) -> Iterator[None]:
+        """Hold one of the few places that a key has for calls at the same time.
+
+        Raises:
+            Refused: `gate.rate`.
+        """
+        with self._lock:
+            if self._busy[key] >= PARALLEL:
+                raise Refused("gate.rate", f"more than {PARALLEL} calls of one account at once", "Wait for the others to end")
+            self._busy[key] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._busy[key] -= 1
+                if not self._busy[key]:
+                    del self._busy[key]
+
+    def login_allowed(self, email: str) -> None:
+        """Count one try to log in. Raises: Refused `gate.rate` after ten within a minute."""
+        now = time.monotonic()
+        with self._lock:
+            tries = [when for when in self._logins.get(email, []) if now - when < LOGIN_S]
+            if len(tries) >= LOGINS:
+                raise Refused("gate.rate", "too many tries to log in", "Wait a minute")
+            if len(self._logins) > 10_000:
+                self._logins.clear()
+            self._logins[email] = [*tries, now]
+
+    def cookie(self, key: str) -> str:
+        """What a login sets and the schema's route asks for: a key, an end, and an HMAC over both."""
+        text = f"{key}.{int(time.time()) + COOKIE_S}"
+        return f"{text}.{hmac.new(self._cookie_key, text.encode(), 'sha256').hexdigest()}"
+
+    def cookie_is_of(self, cookie: str, key: str) -> bool:
+        """Whether a login of this key set the cookie, less than twelve hours ago."""
+        text, _, mac = cookie.rpartition(".")
+        of, _, end = text.partition(".")
+        good = hmac.compare_digest(mac, hmac.new(self._cookie_key, text.encode(), "sha256").hexdigest())
+        return good and hmac.compare_digest(of, key) and end.isdigit() and time.time() < int(end)
+
+
+def too_large(limit: int) -> Refused:
+    """The refusal of a body above `limit` bytes."""
+    return Refused("gate.size", f"the body is larger than {limit} bytes", "Send less; tensors go to /fedrec/v1/blobs")
+
+
+class Nonces:
+    """Remembers the nonces of own-route calls for a while.
+
+    Args:
+        seconds: how long; calls older than this are refused by their time.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds, self._seen, self._lock = seconds, dict[tuple[str, str], float](), threading.Lock()
+
+    def fresh(self, key: str, nonce: str) -> bool:
+        """Remember (key, nonce); False when it was there."""
+        now = time.monotonic()
+        with self._lock:
+            if len(self._seen) > 1000 and now - next(iter(self._seen.values())) > 2 * self._seconds:
+                self._seen = {pair: when for pair, when in self._seen.items() if now - when < 2 * self._seconds}
+            if (key, nonce) in self._seen:
+                return False
+            self._seen[key, nonce] = now
+            return True

@@ -1,0 +1,185 @@
+"""The site's side of the jail: starts the warm parent, hands jobs to it, waits, kills.
+
+The warm parent (jail_child.py) is a process without rows, network, files or the site's environment. It forks
+one child per job; the child gets its input as open file descriptors and ends with the job.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedrec.errors import Refused, WrongInput
+
+# The only variables that a plan's process inherits: they choose linear-algebra kernels, so bits depend on them.
+MATH_VARIABLES = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "MKL_CBWR", "NPY_DISABLE_CPU_FEATURES", "ATEN_CPU_CAPABILITY")
+ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "NUMEXPR_NUM_THREADS": "1"}
+MAX_REPORT = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class JailLimits:
+    """Limits of one job: wall and CPU seconds, bytes of memory beyond the warm parent's, bytes of one file."""
+
+    seconds: float
+    memory: int
+    file: int
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a job's child said when it ended, and where it ran."""
+
+    body: dict[str, Any]
+    seconds: float
+    pid: int
+
+
+class Jail:
+    """The warm parent and its jobs; start it before the first thread of the site.
+
+    Args:
+        level: 2 = own network, mount, process and user namespaces; 1 = rlimits and an empty environment only.
+    """
+
+    def __init__(self, level: int) -> None:
+        self.level = level
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._socket, self._lock = ours, threading.Lock()
+        self._jobs: dict[str, int] = {}
+        self._root = tempfile.mkdtemp(prefix="fedrec-jail-")
+        environment = {name: os.environ[name] for name in MATH_VARIABLES if name in os.environ} | ONE_THREAD
+        package = str(Path(__file__).parents[2])
+        start = f"import sys; sys.path.insert(0, {package!r}); from fedrec.institution import jail_child; jail_child.main()"
+        self._parent = subprocess.Popen(
+            [sys.executable, "-I", "-B", "-c", start, str(theirs.fileno()), str(level), self._root],
+            env=environment, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        theirs.close()
+
+    @property
+    def pid(self) -> int:
+        """The warm parent's process id."""
+        return self._parent.pid
+
+    def wait_ready(self, seconds: float = 60.0) -> None:
+        """Return once the warm parent has loaded its libraries.
+
+        Raises:
+            WrongInput: it could not start at this level on this machine.
+        """
+        self._socket.settimeout(seconds)
+        try:
+            answer = self._socket.recv(4096)
+        except TimeoutError:
+            answer = b"the jail did not start in time"
+        self._socket.settimeout(None)
+        if answer != b"ready":
+            reason = answer.decode(errors="replace") or "the jail ended at its start"
+            raise WrongInput(f"jail level {self.level} does not work here: {reason}; see limits.jail_level in site.toml")
+
+    def run(self, job: str, spec: Mapping[str, Any], files: Mapping[str, int], limits: JailLimits) -> Report:
+        """Run one job and return its report; blocks the calling thread.
+
+        Args:
+            job: the job's key, by which `kill` finds it.
+            spec: what to do, as JSON.
+            files: open descriptors by the names that jail_child expects; they stay open here.
+
+        Raises:
+            Refused: `jail.time`, `jail.memory`, `jail.stopped` or `jail.error`.
+        """
+        out_read, out_write = os.pipe()
+        names = [*files, "report"]
+        message = {"job": job, "spec": dict(spec), "names": names, "limits": [limits.seconds, limits.memory, limits.file]}
+        started = time.monotonic()
+        body = json.dumps(message).encode()
+        try:
+            with self._lock:  # a long spec travels in a file of its own: a packet holds 200 kB at most
+                with tempfile.TemporaryFile() as long:
+                    long.write(body)
+                    long.flush()
+                    socket.send_fds(self._socket, [b"job"], [long.fileno(), *files.values(), out_write])
+                pid = int(self._socket.recv(64) or b"0")
+        except OSError:
+            pid = 0
+        finally:
+            os.close(out_write)
+        if pid == 0:
+            os.close(out_read)
+            raise Refused("jail.error", "the jail has ended", "Tell the data owner to restart the site")
+        self._jobs[job] = pid
+        try:
+            data, late = _read_all(out_read, limits.seconds)
+        finally:
+            os.close(out_read)
+            stopped = self._jobs.pop(job, None) is None
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if stopped:
+            raise Refused("jail.stopped", "the data owner stopped this job", "Ask the owner")
+        if late:
+            raise Refused("jail.time", f"the job took longer than {limits.seconds:.0f} s", "Make the plan's rounds smaller")
+        return Report(_report(data), time.monotonic() - started, pid)
+
+    def kill(self, job: str) -> None:
+        """End a running job at once; nothing happens when it has ended."""
+        pid = self._jobs.pop(job, None)
+        if pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """End the warm parent and with it every job."""
+        self._socket.close()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._parent.pid, signal.SIGKILL)
+        self._parent.wait()
+        with contextlib.suppress(OSError):
+            os.rmdir(self._root)
+
+
+def _read_all(pipe: int, seconds: float) -> tuple[bytes, bool]:
+    """Everything until the child closes its end, and whether time ran out before."""
+    deadline, data = time.monotonic() + seconds, b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(pipe, selectors.EVENT_READ)
+        while len(data) <= MAX_REPORT:
+            left = deadline - time.monotonic()
+            if left <= 0 or not selector.select(left):
+                return data, True
+            part = os.read(pipe, 65536)
+            if not part:
+                return data, False
+            data += part
+    return b"", False
+
+
+def _report(data: bytes) -> dict[str, Any]:
+    """The child's report; what own code may have written instead is treated as an error."""
+    try:
+        body = json.loads(data)
+    except ValueError:
+        body = {"error": "Killed"}
+    if not isinstance(body, dict):
+        body = {"error": "Killed"}
+    if "error" not in body:
+        return body
+    name, line = str(body["error"])[:80], body.get("line")
+    where = f" in line {line} of the submitted code" if type(line) is int else ""
+    if name == "MemoryError":
+        raise Refused("jail.memory", f"the job ran out of memory{where}", "Use less memory, or ask the owner for more")
+    raise Refused("jail.error", f"the job ended with {name}{where}", "Rehearse the plan in fedrec.simulate first")

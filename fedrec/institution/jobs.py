@@ -1,0 +1,288 @@
+"""Tasks under permits: reserve, run in the jail, guard, release; found again by their key after a restart."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import shutil
+import threading
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Protocol
+
+import fedrec
+from fedrec.core.split import split
+from fedrec.errors import Refused
+from fedrec.exchange.passport import sign
+from fedrec.exchange.plan import PlanText
+from fedrec.exchange.wire import decode, encode, sha256
+from fedrec.institution.guard import Guard
+from fedrec.institution.jail import JailLimits, Report
+from fedrec.institution.ledger import JobRow, RequestRow
+from fedrec.institution.permit import Task, check
+from fedrec.institution.limits import check_limits
+from fedrec.institution.published import Published
+from fedrec.institution.site import Site
+from fedrec.institution.store import Store
+
+ANSWER_S = 0.6  # how long a call waits for a job that may be quick; PySyft's call must end within a second
+PARALLEL = 2  # jobs at the same time
+_log = logging.getLogger("fedrec.site")
+
+
+class Runner(Protocol):
+    """What jobs need of a jail."""
+
+    level: int
+
+    def run(self, job: str, spec: Mapping[str, Any], files: Mapping[str, int], limits: JailLimits) -> Report: ...
+
+    def kill(self, job: str) -> None: ...
+
+
+class Jobs:
+    """The jobs of one site; safe across threads."""
+
+    def __init__(self, site: Site, jail: Runner) -> None:
+        self._site, self._jail = site, jail
+        self._pool = ThreadPoolExecutor(PARALLEL, thread_name_prefix="job")
+        self._active: dict[str, Future[None]] = {}
+        self._lock = threading.Lock()
+
+    def start(self, key: str, fingerprint: str, raw: object) -> dict[str, Any]:
+        """Answer a scientist's call within a second: done, running, or refused.
+
+        Args:
+            key: the scientist's verify key.
+            fingerprint: of the plan that the call names.
+            raw: the task.
+
+        Raises:
+            Refused: the task's form, the permit, or a missing model.
+        """
+        site = self._site
+        task = Task.parse(raw)
+        row = site.ledger.request_of(key, fingerprint)
+        if row is None:
+            raise Refused("permit.missing", "this plan was not submitted by this account", "Submit it and wait for its approval")
+        job = task.key(row.id)
+        if site.ledger.job(job) is None:
+            site.audit.event(row.scientist, "scientist", task.kind, row.fingerprint, outcome="intent", **_ids(row, task))
+            try:
+                self._base(row, task)
+                check_limits(PlanText.parse(row.plan), site.config)
+                known = site.ledger.reserve(job, row.id, task, site.now(), site.keys.public)
+            except Refused as refusal:
+                site.audit.event(
+                    row.scientist, "scientist", task.kind, row.fingerprint, outcome=refusal.code, **_ids(row, task)
+                )
+                raise
+            if known is None:
+                self._forget_round(row, task)
+        return self._resume(job, row, task)
+
+    def _resume(self, job: str, row: RequestRow, task: Task) -> dict[str, Any]:
+        with self._lock:
+            known = self._site.ledger.job(job)
+            if known is not None and known.status == "running" and job not in self._active:
+                self._active[job] = self._pool.submit(self._run, job, row, task)
+            running = self._active.get(job)
+        if running is not None:
+            try:
+                running.result(timeout=ANSWER_S)
+            except TimeoutError:
+                return {"status": "running", "key": job}
+        return self.answer(job)
+
+    def answer(self, job: str) -> dict[str, Any]:
+        """A job's answer now; looks the permit up again, so that a revoked one gives nothing.
+
+        Raises:
+            Refused: `job.missing`, or what the permit says now.
+        """
+        known = self._site.ledger.job(job)
+        if known is None:
+            raise Refused("job.missing", "there is no such job", "Start it with a call of the approved function")
+        self.permit_of(known.request)
+        if known.status == "running":
+            return {"status": "running", "key": job}
+        return {**(known.answer or {}), "key": job}
+
+    async def wait(self, job: str, seconds: float) -> dict[str, Any]:
+        """As `answer`, but wait up to `seconds` for the end; holds no thread."""
+        with self._lock:
+            running = self._active.get(job)
+        if running is not None and seconds > 0:
+            loop, ended = asyncio.get_running_loop(), asyncio.Event()
+            running.add_done_callback(lambda _: loop.call_soon_threadsafe(ended.set))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(ended.wait(), seconds)
+        return self.answer(job)
+
+    def permit_of(self, request: str) -> Mapping[str, Any]:
+        """The live permit of a request. Raises: Refused when there is none now."""
+        row = self._site.ledger.request(request)
+        if row is None:
+            raise Refused("permit.missing", "there is no such request", "Submit the plan first")
+        return check(row.signed_permit, row.decision, row.fingerprint, row.reason, self._site.now(), self._site.keys.public)
+
+    def stop(self, request: str) -> None:
+        """End a request's running jobs and delete what has not left yet."""
+        for job in self._site.ledger.running(request):
+            self._jail.kill(job.key)
+        self._site.blobs.drop_request(request)
+
+    def recover(self) -> int:
+        """After a restart: start again what was running; deterministic, reserved once, answered once."""
+        for ended in self._site.ledger.requests():
+            if ended.signed_permit is None:
+                self._site.blobs.drop_request(ended.id)
+        jobs = self._site.ledger.running()
+        for job in jobs:
+            row = self._site.ledger.request(job.request)
+            if row is not None:
+                with self._lock:
+                    self._active[job.key] = self._pool.submit(self._run, job.key, row, job.task)
+        return len(jobs)
+
+    def close(self) -> None:
+        """End every running job; each is found again at the next start."""
+        for job in self._site.ledger.running():
+            self._jail.kill(job.key)
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    # one job, in a thread of the pool
+
+    def _run(self, job: str, row: RequestRow, task: Task) -> None:
+        site = self._site
+        detail: dict[str, str | int | bool] = {}
+        try:
+            answer = self._perform(job, row, task, detail)
+            self.permit_of(row.id)
+            status = "done"
+        except Refused as refusal:
+            answer, status = refusal.answer(), "refused"
+        except Exception:
+            _log.exception("job %s", job)
+            refusal = Refused("site.error", "the site had an error of its own", "Ask the data owner to read the log")
+            answer, status = refusal.answer(), "refused"
+        if status == "refused" and "sha256" in detail:
+            site.blobs.drop("out", row.id, str(detail["sha256"]))
+        if not (status == "refused" and answer["code"] == "jail.stopped" and self._may_go_on(row)):
+            outcome = "done" if status == "done" else answer["code"]
+            site.audit.event(
+                row.scientist, "scientist", task.kind, row.fingerprint, outcome=outcome, detail=detail, **_ids(row, task)
+            )
+            site.ledger.finish(job, status, answer, site.now())
+        with self._lock:
+            self._active.pop(job, None)
+
+    def _may_go_on(self, row: RequestRow) -> bool:
+        """Whether a stopped job was stopped by the site's own end, so that the next start repeats it."""
+        now = self._site.ledger.request(row.id)
+        return now is not None and now.decision == "approved"
+
+    def _perform(self, job: str, row: RequestRow, task: Task, detail: dict[str, Any]) -> dict[str, Any]:
+        site = self._site
+        permit = self.permit_of(row.id)
+        plan = PlanText.parse(row.plan)
+        store = Store.open(site.state, permit["data_version"])
+        folder = site.state / "jobs" / job
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(mode=0o700, parents=True)
+        try:
+            report = self._in_jail(job, row, task, store, folder)
+            detail.update(jail_level=self._jail.level, pid=report.pid, uid=int(report.body.get("uid", -1)))
+            if task.kind == "train":
+                return self._release(row, task, permit, plan, store, folder, report, detail)
+            if task.kind == "publish":
+                Published(site.state).install(row, task, site.blobs.path("in", row.id, task.base), folder / "state", store)
+            site.blobs.drop("in", row.id, task.base)
+            return {"status": "done", "numbers": report.body["numbers"]}
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _in_jail(self, job: str, row: RequestRow, task: Task, store: Store, folder: Path) -> Report:
+        limits = self._site.config.limits
+        spec = {"plan": row.plan, "kind": task.kind, "protocol": task.protocol}
+        before = _private_of(self._site, row, task)
+        with ExitStack() as stack:
+            files = {
+                "rows": _open(stack, store.rows_path, os.O_RDONLY),
+                "base": _open(stack, self._base(row, task), os.O_RDONLY),
+                "update": _open(stack, folder / "update", os.O_RDWR | os.O_CREAT),
+                "state": _open(stack, folder / "state", os.O_RDWR | os.O_CREAT),
+            }
+            if before.exists():
+                files["private"] = _open(stack, before, os.O_RDONLY)
+            size = 4 * int(limits.megabytes * 10**6) + 10**9
+            return self._jail.run(job, spec, files, JailLimits(60 * limits.minutes, limits.memory_mb * 10**6, size))
+
+    def _base(self, row: RequestRow, task: Task) -> Path:
+        path = self._site.blobs.path("in", row.id, task.base)
+        if not path.exists():
+            raise Refused("task.base", "the model to start from has not been sent", "PUT it to /fedrec/v1/blobs first")
+        return path
+
+    def _release(
+        self, row: RequestRow, task: Task, permit: Mapping[str, Any], plan: PlanText, store: Store, folder: Path,
+        report: Report, detail: dict[str, Any],
+    ) -> dict[str, Any]:  # fmt: skip
+        """Guard the update, sign its passport, move it to where it may be fetched, keep the private state."""
+        site, limits = self._site, self._site.config.limits
+        tensors = decode((folder / "update").read_bytes())
+        guard = Guard(plan.leaves, store.n_items, int(limits.megabytes * 10**6), limits.min_users_per_row)
+        if limits.min_users_per_row > 1:
+            tensors, thin = guard.cohort(tensors, split(store.rows(), task.protocol, plan.seed).train.matrix())
+            detail["thin_items"] = thin
+        data = encode(tensors)  # written anew: the bytes that the jail wrote could carry more than the arrays
+        guard.check(tensors, len(data))
+        name = sha256(data)
+        (folder / "update").write_bytes(data)
+        facts = {
+            "site": site.config.name, "run": task.run, "round": task.round, "kind": task.kind, "protocol": task.protocol,
+            "base": task.base, "nonce": task.nonce, "request": row.id, "permit": permit["id"], "plan": row.fingerprint,
+            "data_version": permit["data_version"], "sha256": name, "bytes": len(data), "rows": int(report.body["rows"]),
+            "users": int(report.body["users"]), "fedrec": fedrec.__version__,
+        }  # fmt: skip
+        state = _state_path(site, row, task)
+        state.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.replace(folder / "state", state)
+        detail.update(sha256=name, bytes=len(data), guard="passed")
+        site.blobs.release(row.id, folder / "update", name)
+        return {"status": "done", "passport": sign(facts, site.keys.site)}
+
+    def _forget_round(self, row: RequestRow, task: Task) -> None:
+        """A new task of a run ends the rounds before it: their updates and models are deleted."""
+        for job in self._site.ledger.jobs_of(row.id, task.run):
+            if job.task.round < task.round or task.kind != "train":
+                if job.answer and "passport" in job.answer:
+                    self._site.blobs.drop("out", row.id, job.answer["passport"]["sha256"])
+                if job.task.base != task.base:
+                    self._site.blobs.drop("in", row.id, job.task.base)
+        _state_path(self._site, row, task, task.round - 2).unlink(missing_ok=True)
+
+
+def _ids(row: RequestRow, task: Task) -> dict[str, Any]:
+    permit = row.signed_permit or {}
+    return {"request": row.id, "permit": permit.get("id", ""), "run": task.run, "round": task.round}
+
+
+def _state_path(site: Site, row: RequestRow, task: Task, number: int | None = None) -> Path:
+    """Where the private parameters after a round lie; by request, so that two plans never share a run."""
+    return site.state / "private" / row.id / task.run / f"{task.round if number is None else number}.safetensors"
+
+
+def _private_of(site: Site, row: RequestRow, task: Task) -> Path:
+    """The private parameters that a task starts from: those of the round before, or of its own round after training."""
+    return _state_path(site, row, task, task.round - 1 if task.kind == "train" else task.round)
+
+
+def _open(stack: ExitStack, path: Path, flags: int) -> int:
+    descriptor = os.open(path, flags, 0o600)
+    stack.callback(os.close, descriptor)
+    return descriptor

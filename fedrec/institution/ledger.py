@@ -1,0 +1,260 @@
+"""The site's ledger: accounts, requests, permits, jobs and executed calls in one SQLite file.
+
+Every method is one transaction; what it has returned survives a crash (WAL, synchronous=FULL).
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedrec.errors import Refused
+from fedrec.institution.permit import Task, check, reservable
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS accounts (email TEXT PRIMARY KEY, key TEXT UNIQUE NOT NULL, role TEXT NOT NULL,
+    enabled INTEGER NOT NULL, created_at TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS requests (id TEXT PRIMARY KEY, code TEXT UNIQUE NOT NULL, fingerprint TEXT NOT NULL,
+    name TEXT NOT NULL, scientist TEXT NOT NULL, key TEXT NOT NULL, plan TEXT NOT NULL, submitted_at TEXT NOT NULL,
+    decision TEXT NOT NULL, reason TEXT NOT NULL DEFAULT '', decided_by TEXT NOT NULL DEFAULT '',
+    decided_at TEXT NOT NULL DEFAULT '', permit TEXT, permit_state TEXT NOT NULL DEFAULT 'none');
+CREATE TABLE IF NOT EXISTS jobs (key TEXT PRIMARY KEY, request TEXT NOT NULL, kind TEXT NOT NULL, run TEXT NOT NULL,
+    round INTEGER NOT NULL, protocol TEXT NOT NULL, base TEXT NOT NULL, nonce TEXT NOT NULL, status TEXT NOT NULL,
+    answer TEXT, reserved_at TEXT NOT NULL, ended_at TEXT NOT NULL DEFAULT '');
+CREATE INDEX IF NOT EXISTS jobs_of_request ON jobs (request, kind);
+CREATE UNIQUE INDEX IF NOT EXISTS one_request_per_plan ON requests (key, fingerprint);
+CREATE TABLE IF NOT EXISTS calls (hash BLOB PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS results (id TEXT PRIMARY KEY, request TEXT NOT NULL) WITHOUT ROWID;
+"""
+_JOB = "key, request, kind, run, round, protocol, base, nonce, status, answer"
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A person at this site; fedrec's role decides, not PySyft's."""
+
+    email: str
+    key: str
+    role: str
+    enabled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRow:
+    """A plan submitted to this site, with what was decided about it."""
+
+    id: str
+    code: str
+    fingerprint: str
+    name: str
+    scientist: str
+    key: str
+    plan: str
+    submitted_at: str
+    decision: str  # waiting | approved | denied | revoked
+    reason: str
+    decided_by: str
+    decided_at: str
+    permit: str | None
+    permit_state: str  # none | pending | live | ended
+
+    @property
+    def signed_permit(self) -> dict[str, Any] | None:
+        """The permit while it is live, else None: a pending one is void."""
+        return json.loads(self.permit) if self.permit and self.permit_state == "live" else None
+
+
+@dataclass(frozen=True, slots=True)
+class JobRow:
+    """One task that was started under a permit."""
+
+    key: str
+    request: str
+    task: Task
+    status: str  # running | done | refused
+    answer: dict[str, Any] | None
+
+
+class Ledger:
+    """Opens (and if needed makes) the ledger at `path`; one object per process, safe across threads."""
+
+    def __init__(self, path: Path) -> None:
+        self._lock = threading.RLock()
+        self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=30)
+        path.chmod(0o600)
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=FULL")
+        self._db.executescript(_TABLES)
+
+    def close(self) -> None:
+        """Close the file; nothing is pending."""
+        self._db.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
+    def _rows(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+        with self._lock:
+            return self._db.execute(sql, values).fetchall()
+
+    # accounts
+
+    def add_account(self, email: str, key: str, role: str, now: str) -> None:
+        """Give an e-mail's key a role; an existing account keeps its key."""
+        with self._transaction() as db:
+            db.execute(
+                "INSERT INTO accounts VALUES (?,?,?,1,?) ON CONFLICT(email) DO UPDATE SET role=?, enabled=1",
+                (email, key, role, now, role),
+            )
+
+    def disable_account(self, email: str) -> bool:
+        """Take every right from an account; False when there is none."""
+        with self._transaction() as db:
+            return db.execute("UPDATE accounts SET enabled=0 WHERE email=?", (email,)).rowcount == 1
+
+    def accounts(self) -> list[Account]:
+        """All accounts, by e-mail."""
+        rows = self._rows("SELECT email, key, role, enabled FROM accounts ORDER BY email")
+        return [Account(email, key, role, bool(enabled)) for email, key, role, enabled in rows]
+
+    def account_of(self, key: str) -> Account | None:
+        """The enabled account of a verify key, or None."""
+        rows = self._rows("SELECT email, key, role, enabled FROM accounts WHERE key=? AND enabled=1", key)
+        return Account(rows[0][0], rows[0][1], rows[0][2], True) if rows else None
+
+    # replay
+
+    def first_time(self, call: bytes) -> bool:
+        """Remember a call's hash for ever; False when it was there already."""
+        with self._transaction() as db:
+            return db.execute("INSERT OR IGNORE INTO calls VALUES (?)", (call,)).rowcount == 1
+
+    # requests and permits
+
+    def add_request(self, row: RequestRow) -> None:
+        """Record a submitted request."""
+        values = [getattr(row, name) for name in RequestRow.__slots__]
+        with self._transaction() as db:
+            db.execute(f"INSERT INTO requests VALUES ({','.join('?' * len(values))})", values)
+
+    def requests(self) -> list[RequestRow]:
+        """All requests, oldest first."""
+        return [RequestRow(*row) for row in self._rows("SELECT * FROM requests ORDER BY submitted_at, id")]
+
+    def request(self, id_or_code: str) -> RequestRow | None:
+        """A request by its id or by its PySyft code id."""
+        rows = self._rows("SELECT * FROM requests WHERE id=? OR code=?", id_or_code, id_or_code)
+        return RequestRow(*rows[0]) if rows else None
+
+    def request_of(self, key: str, fingerprint: str) -> RequestRow | None:
+        """The request that a scientist's key made for a plan, or None."""
+        rows = self._rows("SELECT * FROM requests WHERE key=? AND fingerprint=?", key, fingerprint)
+        return RequestRow(*rows[0]) if rows else None
+
+    def permit_pending(self, request: str, permit: Mapping[str, Any]) -> None:
+        """Write a permit that is void until `permit_live`."""
+        with self._transaction() as db:
+            db.execute(
+                "UPDATE requests SET permit=?, permit_state='pending' WHERE id=?", (json.dumps(permit), request)
+            )
+
+    def decide(self, request: str, decision: str, by: str, at: str, reason: str) -> None:
+        """Record a decision; an approval makes the pending permit live, everything else ends it."""
+        state = "live" if decision == "approved" else "ended"
+        with self._transaction() as db:
+            db.execute(
+                "UPDATE requests SET decision=?, decided_by=?, decided_at=?, reason=?, permit_state="
+                "CASE WHEN permit IS NULL THEN 'none' ELSE ? END WHERE id=?",
+                (decision, by, at, reason, state, request),
+            )
+
+    def void_pending(self) -> int:
+        """After a crash: permits that never became live are void; returns how many there were."""
+        with self._transaction() as db:
+            return db.execute("UPDATE requests SET permit_state='ended' WHERE permit_state='pending'").rowcount
+
+    # jobs
+
+    def used(self, request: str) -> dict[str, int]:
+        """How many tasks of each kind a request has reserved so far."""
+        return dict(self._rows("SELECT kind, COUNT(*) FROM jobs WHERE request=? GROUP BY kind", request))
+
+    def reserve(self, key: str, request: str, task: Task, now: str, site_key: str) -> JobRow | None:
+        """Check the permit and reserve one task in one transaction, so that parallel calls cannot overshoot.
+
+        Returns:
+            The job that this key already has, or None when it has just been reserved.
+
+        Raises:
+            Refused: what `permit.check` or `permit.reservable` says.
+        """
+        with self._transaction() as db:
+            if (known := self.job(key)) is not None:
+                return known
+            row = self.request(request)
+            if row is None:
+                raise Refused("permit.missing", "there is no such request", "Submit the plan first")
+            permit = check(row.signed_permit, row.decision, row.fingerprint, row.reason, now, site_key)
+            reservable(permit, task, self.used(request), self._done(request, task.run))
+            db.execute(
+                "INSERT INTO jobs VALUES (?,?,?,?,?,?,?,?,'running',NULL,?,'')",
+                (key, request, task.kind, task.run, task.round, task.protocol, task.base, task.nonce, now),
+            )
+            return None
+
+    def _done(self, request: str, run: str) -> list[tuple[str, int, str, str]]:
+        sql = "SELECT kind, round, protocol, status FROM jobs WHERE request=? AND run=?"
+        return [tuple(row) for row in self._rows(sql, request, run)]
+
+    def finish(self, key: str, status: str, answer: Mapping[str, Any], now: str) -> None:
+        """Commit a job's end with its answer; a job ends once."""
+        with self._transaction() as db:
+            db.execute(
+                "UPDATE jobs SET status=?, answer=?, ended_at=? WHERE key=? AND status='running'",
+                (status, json.dumps(answer), now, key),
+            )
+
+    def job(self, key: str) -> JobRow | None:
+        """A job by its key."""
+        rows = self._rows(f"SELECT {_JOB} FROM jobs WHERE key=?", key)
+        return _job(rows[0]) if rows else None
+
+    def running(self, request: str | None = None) -> list[JobRow]:
+        """Jobs that have not ended, of one request or of all."""
+        sql = f"SELECT {_JOB} FROM jobs WHERE status='running'"
+        return [_job(row) for row in (self._rows(sql + " AND request=?", request) if request else self._rows(sql))]
+
+    def jobs_of(self, request: str, run: str) -> list[JobRow]:
+        """The jobs of one run, in the order of their rounds."""
+        return [_job(row) for row in self._rows(f"SELECT {_JOB} FROM jobs WHERE request=? AND run=? ORDER BY round", request, run)]
+
+    # results of PySyft calls
+
+    def add_result(self, result: str, request: str) -> None:
+        """Remember which request a PySyft result belongs to."""
+        with self._transaction() as db:
+            db.execute("INSERT OR REPLACE INTO results VALUES (?,?)", (result, request))
+
+    def request_of_result(self, result: str) -> RequestRow | None:
+        """The request whose call made a PySyft result."""
+        rows = self._rows("SELECT request FROM results WHERE id=?", result)
+        return self.request(rows[0][0]) if rows else None
+
+
+def _job(row: tuple[Any, ...]) -> JobRow:
+    key, request, kind, run, number, protocol, base, nonce, status, answer = row
+    return JobRow(key, request, Task(kind, run, number, protocol, base, nonce), status, json.loads(answer) if answer else None)

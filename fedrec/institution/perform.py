@@ -1,0 +1,62 @@
+"""One task on one institution's rows: the same function in the jail and in fedrec.simulation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from fedrec.core.interactions import Interactions
+from fedrec.core.optim import from_settings
+from fedrec.core.params import Array, PrivateParams, SharedParams
+from fedrec.exchange.plan import PlanText
+from fedrec.institution import work
+from fedrec.models import from_plan
+
+LIST_LENGTH = 100  # items in the lists that a published model makes for every user
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What a task made: an update that may leave, a state that stays, and counts.
+
+    Args:
+        update: the contribution; None but for train.
+        state: what stays at the institution: private parameters (train) or recommendation lists (publish).
+        rows: rows that were trained on; 0 but for train.
+        users: users who have such rows.
+        numbers: sums over users by scope; empty but for evaluate.
+    """
+
+    update: dict[str, Array] | None = None
+    state: dict[str, Array] | None = None
+    rows: int = 0
+    users: int = 0
+    numbers: dict[str, Any] = field(default_factory=dict)
+
+
+def perform(plan: PlanText, kind: str, protocol: str, rows: Interactions, shared: Mapping[str, Array], private: Mapping[str, Array]) -> Done:
+    """Train, evaluate or make lists, as `kind` says.
+
+    Args:
+        protocol: which rows are trained on, or how the model is evaluated.
+        rows: all rows of the institution; the split is made here.
+        private: what the round before left at this institution; empty in round 0.
+    """
+    model = from_plan(plan.model)
+    base, own = SharedParams(dict(shared)), PrivateParams(dict(private))
+    if kind == "train":
+        trained = work.train(model, rows, protocol, base, own, plan.seed)
+        return Done(trained.contribution.tensors, trained.private.tensors, trained.rows, trained.users)
+    if kind == "evaluate":
+
+        def alone() -> tuple[SharedParams, PrivateParams]:
+            return work.train_alone(model, rows, protocol, plan.rounds, from_settings(plan.aggregator), plan.seed)
+
+        return Done(numbers=work.evaluate(model, rows, protocol, base, own, plan.seed, alone))
+    lists = work.top_items(model, rows, base, own, min(LIST_LENGTH, rows.n_items))
+    counts = base.tensors.get("counts", np.bincount(rows.item, minlength=rows.n_items))
+    popular = np.lexsort((np.arange(rows.n_items), -counts))[:LIST_LENGTH].astype(np.int32)
+    return Done(state={"lists": lists, "popular": popular})

@@ -1,0 +1,212 @@
+"""The permit: the owner's signed yes, and the only code that decides whether a task may run under it."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import fedrec
+from fedrec.errors import Refused
+from fedrec.exchange.passport import signed_by
+from fedrec.exchange.plan import PROTOCOLS, PlanText
+
+KINDS = ("train", "evaluate", "publish")
+_RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_HEX = re.compile(r"[0-9a-f]+")
+_TASK_KEYS = {"kind", "run", "round", "protocol", "base", "nonce"}
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What a call asks a site to do: which step of which run, starting from which model.
+
+    Args:
+        round: counted from 0.
+        protocol: which rows are trained on, or how the model is evaluated.
+        base: SHA-256 of the encoded shared parameters.
+        nonce: 32 hex digits; the same task with the same nonce is the same job.
+    """
+
+    kind: str
+    run: str
+    round: int
+    protocol: str
+    base: str
+    nonce: str
+
+    @classmethod
+    def parse(cls, raw: object) -> Task:
+        """Raises: Refused `task.form` with the field that is wrong."""
+        if not isinstance(raw, Mapping) or set(raw) != _TASK_KEYS:
+            raise _bad_task(f"a task has the keys {', '.join(sorted(_TASK_KEYS))}")
+        if any(type(raw[key]) is not str for key in _TASK_KEYS - {"round"}):
+            raise _bad_task("a task's fields are texts, but for the round")
+        task = cls(raw["kind"], raw["run"], raw["round"], raw["protocol"], raw["base"], raw["nonce"])
+        if task.kind not in KINDS:
+            raise _bad_task(f"kind is one of {', '.join(KINDS)}")
+        if not _RUN.fullmatch(task.run):
+            raise _bad_task("run is 1 to 64 letters, digits, dots, dashes")
+        if type(task.round) is not int or not 0 <= task.round < 1_000_000:
+            raise _bad_task("round is a whole number from 0")
+        if task.protocol not in PROTOCOLS:
+            raise _bad_task(f"protocol is one of {', '.join(PROTOCOLS)}")
+        if len(task.base) != 64 or not _HEX.fullmatch(task.base) or len(task.nonce) != 32 or not _HEX.fullmatch(task.nonce):
+            raise _bad_task("base has 64 hex digits and nonce 32")
+        return task
+
+    def key(self, request: str) -> str:
+        """The job's key: the same task of the same request is the same job; 32 hex digits."""
+        parts = [request, self.kind, self.run, str(self.round), self.protocol, self.base, self.nonce]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+
+
+def make(
+    plan: PlanText, *, request: str, fingerprint: str, scientist: str, scientist_key: str, site: str, data_version: str,
+    consortium: str, approver: str, approver_key: str, now: datetime, limits: Mapping[str, Any], caps: Mapping[str, int],
+) -> dict[str, Any]:  # fmt: skip
+    """The facts of a permit, unsigned: what the plan asks, cut to the approver's limits and the site's caps.
+
+    Args:
+        limits: the approver's own, all optional: rounds (train tasks in all), until (ISO time), hours ("8-18", UTC).
+        caps: the site's: train, evaluate, days.
+
+    Raises:
+        Refused: `permit.limit` when a limit is not of its form.
+    """
+    days = min(plan.days, caps["days"])
+    until = now + timedelta(days=days)
+    unknown = set(limits) - {"rounds", "until", "hours", "epsilon", "reason"}
+    if unknown:
+        raise _bad_limit(f"unknown limit {sorted(unknown)[0]}")
+    train = min(plan.train_tasks, caps["train"])
+    if (rounds := limits.get("rounds")) is not None:
+        if type(rounds) is not int or rounds < 1:
+            raise _bad_limit("rounds is a whole number from 1")
+        train = min(train, rounds)
+    if (asked := limits.get("until")) is not None:
+        until = min(until, _time(asked))
+    if limits.get("epsilon") is not None:
+        raise _bad_limit("this plan has no differential privacy, so it cannot be limited by epsilon")
+    hours = str(limits.get("hours") or "0-24")
+    _hours(hours)
+    evaluations = len(plan.train) * plan.runs * 2 if plan.evaluate else 0
+    return {
+        "v": 1,
+        "id": hashlib.sha256(f"{request}\n{stamp(now)}\n{fingerprint}".encode()).hexdigest()[:32],
+        "site": site,
+        "request": request,
+        "fingerprint": fingerprint,
+        "fedrec": fedrec.__version__,
+        "scientist": scientist,
+        "scientist_key": scientist_key,
+        "purpose": plan.purpose,
+        "data_version": data_version,
+        "consortium": consortium,
+        "tasks": {"train": train, "evaluate": min(evaluations, caps["evaluate"]), "publish": plan.runs if plan.publish else 0},
+        "protocols": list(plan.train),
+        "rounds": plan.rounds,
+        "epsilon": None,
+        "not_before": stamp(now),
+        "not_after": stamp(until),
+        "hours": hours,
+        "approver": approver,
+        "approver_key": approver_key,
+        "approved_at": stamp(now),
+    }
+
+
+def check(
+    permit: Mapping[str, Any] | None, decision: str, fingerprint: str, reason: str, now: str, site_key: str
+) -> Mapping[str, Any]:
+    """The permit, if it is live now for the plan with this fingerprint.
+
+    Args:
+        decision: what was decided last about the request: waiting, approved, denied or revoked.
+        now: RFC 3339 with Z.
+        site_key: the site's own public key, hex.
+
+    Raises:
+        Refused: `permit.missing`, `.denied`, `.revoked`, `.signature`, `.fingerprint`, `.version`, `.expired` or `.hours`.
+    """
+    because = f": {reason}" if reason else ""
+    if decision == "denied":
+        raise Refused("permit.denied", f"the data owner denied this plan{because}", "Talk to the owner or submit another plan")
+    if decision == "revoked":
+        raise Refused("permit.revoked", f"the data owner revoked this permit{because}", "Talk to the owner")
+    if decision != "approved" or permit is None:
+        raise Refused("permit.missing", "this plan waits for the data owner's approval", "Wait, or ask the owner")
+    if not signed_by(permit, site_key):
+        raise Refused("permit.signature", "the permit is not signed by this site", "Ask the owner to approve again")
+    if permit["fingerprint"] != fingerprint:
+        raise Refused("permit.fingerprint", "the permit is for another plan", "Submit this plan and wait for its approval")
+    if permit["fedrec"] != fedrec.__version__:
+        raise Refused("permit.version", f"the permit is for fedrec {permit['fedrec']}", "Ask the owner to approve again")
+    if not permit["not_before"] <= now < permit["not_after"]:
+        raise Refused("permit.expired", f"the permit ended on {permit['not_after']}", "Ask the owner to approve again")
+    first, last = _hours(permit["hours"])
+    if not first <= int(now[11:13]) < last:
+        raise Refused("permit.hours", f"the permit is for the hours {permit['hours']} UTC", "Try again in these hours")
+    return permit
+
+
+def reservable(
+    permit: Mapping[str, Any], task: Task, used: Mapping[str, int], run: Sequence[tuple[str, int, str, str]]
+) -> None:
+    """Refuse a task that the permit has no room for.
+
+    Args:
+        used: tasks of each kind reserved under the request so far.
+        run: (kind, round, protocol, status) of the tasks of this run so far.
+
+    Raises:
+        Refused: `permit.rounds`, `permit.protocol`, `permit.kind` or `permit.evaluate`.
+    """
+    allowed = permit["tasks"][task.kind]
+    if allowed == 0:
+        raise Refused("permit.kind", f"the permit has no {task.kind}", "Submit a plan that asks for it")
+    if used.get(task.kind, 0) >= allowed:
+        raise Refused("permit.rounds", f"all {allowed} {task.kind} tasks of the permit are used", "Ask for a new permit")
+    trained = {(number, protocol) for kind, number, protocol, status in run if kind == "train" and status == "done"}
+    if task.kind == "train":
+        if task.protocol not in permit["protocols"] or task.round >= permit["rounds"]:
+            raise Refused("permit.protocol", "the permit is for other rows or fewer rounds a run", "Keep to the plan")
+        return
+    rows = {protocol for _, protocol in trained}
+    if not rows & ({"p1", "p2"} if task.protocol in ("p1", "p2") else {task.protocol}):
+        raise Refused("permit.protocol", "this run has not trained on these rows at this site", "Train first")
+    if task.round not in {number for number, _ in trained}:
+        raise Refused("permit.evaluate", "this round has not been trained at this site", "Train it first")
+    if (task.kind, task.round, task.protocol) in {(kind, number, protocol) for kind, number, protocol, _ in run}:
+        raise Refused("permit.evaluate", f"{task.kind} is allowed once per round and protocol", "Use the first answer")
+
+
+def stamp(when: datetime) -> str:
+    """RFC 3339 in UTC with Z, whole seconds."""
+    return when.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _time(text: object) -> datetime:
+    try:
+        when = datetime.fromisoformat(str(text))
+    except ValueError:
+        raise _bad_limit("until is an ISO time such as 2027-01-31T18:00:00Z") from None
+    return when if when.tzinfo else when.replace(tzinfo=timezone.utc)
+
+
+def _hours(text: str) -> tuple[int, int]:
+    first, dash, last = text.partition("-")
+    if not (dash and first.isdigit() and last.isdigit() and 0 <= int(first) < int(last) <= 24):
+        raise _bad_limit("hours is FIRST-LAST with 0 <= FIRST < LAST <= 24, in UTC")
+    return int(first), int(last)
+
+
+def _bad_task(reason: str) -> Refused:
+    return Refused("task.form", reason, "Send a task as fedrec's driver writes it")
+
+
+def _bad_limit(reason: str) -> Refused:
+    return Refused("permit.limit", reason, "Approve again with a right limit")

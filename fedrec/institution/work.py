@@ -1,0 +1,161 @@
+"""What an institution does with its rows: pure functions, run in the jail and in fedrec.simulation.
+
+Nothing here touches files or the network; linear algebra runs on one thread, so both give equal bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedrec.core.interactions import Interactions
+from fedrec.core.metrics import Scorer, Sums, measure, users_at_once
+from fedrec.core.optim import Optimiser
+from fedrec.core.params import PrivateParams, SharedParams
+from fedrec.core.split import Split, split
+from fedrec.core.threads import one_thread
+from fedrec.errors import WrongInput
+from fedrec.models.base import Model, counts
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """One institution's part of a round.
+
+    Args:
+        contribution: what may leave.
+        private: what stays, for the next round and for scoring.
+        rows: distinct (user, item) pairs trained on: the contribution's weight.
+        users: users with such rows.
+    """
+
+    contribution: SharedParams
+    private: PrivateParams
+    rows: int
+    users: int
+
+
+def train(
+    model: Model, rows: Interactions, protocol: str, shared: SharedParams, private: PrivateParams, seed: int
+) -> Trained:
+    """Train on the protocol's train rows.
+
+    Args:
+        rows: all rows of the institution.
+        private: what the round before left here; empty in round 0.
+        seed: of the split; only used without timestamps.
+    """
+    with one_thread():
+        seen = split(rows, protocol, seed).train
+        contribution, after = model.fit_site(seen, shared, private)
+        touched = seen.matrix()
+    return Trained(contribution, after, int(touched.nnz), int(np.count_nonzero(np.diff(touched.indptr))))
+
+
+def evaluate(
+    model: Model,
+    rows: Interactions,
+    protocol: str,
+    shared: SharedParams,
+    private: PrivateParams,
+    seed: int,
+    alone: Callable[[], tuple[SharedParams, PrivateParams]] | None,
+) -> dict[str, dict[str, float]]:
+    """Sums over this institution's users: how well the held-out items are found.
+
+    Args:
+        shared: a model trained under the same protocol.
+        private: what its last round left here.
+        alone: makes the local-only model, see `train_alone`; None leaves "local" out.
+
+    Returns:
+        By scope (federated, local, popularity) what core.metrics.Sums.as_dict holds. Popularity counts over all
+        institutions when the model carries `counts`, over this one otherwise.
+
+    Raises:
+        WrongInput: the protocol holds nothing out.
+    """
+    if protocol == "all":
+        raise WrongInput("protocol 'all' holds no rows out, there is nothing to evaluate")
+    with one_thread():
+        parts = split(rows, protocol, seed)
+        popular = shared.tensors.get("counts", counts(parts.train))
+
+        def same_for_all(low: int, high: int) -> NDArray[Any]:
+            return np.broadcast_to(popular, (high - low, rows.n_items))
+
+        found = {"federated": _measured(model, parts, protocol, shared, private, seed)}
+        if alone is not None:
+            found["local"] = _measured(model, parts, protocol, *alone(), seed)
+        found["popularity"] = measure(same_for_all, parts, protocol, seed)
+    return {scope: sums.as_dict() for scope, sums in found.items()}
+
+
+def train_alone(
+    model: Model, rows: Interactions, protocol: str, rounds: int, optimiser: Optimiser, seed: int
+) -> tuple[SharedParams, PrivateParams]:
+    """The local-only baseline: the same model, rounds and optimiser on this institution's rows only."""
+    with one_thread():
+        seen = split(rows, protocol, seed).train
+        shared, private = model.init(rows.n_items, seed), PrivateParams({})
+        state = optimiser.init(shared)
+        for _ in range(rounds):
+            contribution, private = model.fit_site(seen, shared, private)
+            step, state = optimiser.apply(state, shared, contribution)
+            shared = model.finish(shared, step)
+    return shared, private
+
+
+def top_items(
+    model: Model, rows: Interactions, shared: SharedParams, private: PrivateParams, k: int
+) -> NDArray[np.int32]:
+    """The best items that each user has not touched, best first, equal scores by item index.
+
+    Returns:
+        Item indices; shape (n_users, k); -1 where a user has fewer untouched items than k.
+    """
+    found = np.full((rows.n_users, k), -1, dtype=np.int32)
+    with one_thread():
+        score = scorer(model, rows, shared, private)
+        step = users_at_once(rows.n_items)
+        for low in range(0, rows.n_users, step):
+            high = min(low + step, rows.n_users)
+            scores = np.array(score(low, high), dtype=np.float64)
+            scores[np.isnan(scores)] = -np.inf
+            part = _block(rows, low, high)
+            scores[part.user, part.item] = -np.inf
+            best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+            known = np.take_along_axis(scores, best, axis=1) > -np.inf
+            found[low:high, : best.shape[1]] = np.where(known, best, -1)
+    return found
+
+
+def scorer(model: Model, rows: Interactions, shared: SharedParams, private: PrivateParams) -> Scorer:
+    """Scores by block of users: memory stays bounded where the model allows it (`by_user`)."""
+    if not model.by_user:
+        whole = model.score(rows, shared, private)
+        return lambda low, high: whole[low:high]
+
+    def score(low: int, high: int) -> NDArray[Any]:
+        part = {name: array[low:high] if name.startswith("users") else array for name, array in private.tensors.items()}
+        return model.score(_block(rows, low, high), shared, PrivateParams(part))
+
+    return score
+
+
+def _measured(
+    model: Model, parts: Split, protocol: str, shared: SharedParams, private: PrivateParams, seed: int
+) -> Sums:
+    return measure(scorer(model, parts.train, shared, private), parts, protocol, seed)
+
+
+def _block(rows: Interactions, low: int, high: int) -> Interactions:
+    """The rows of users low..high-1, renumbered from 0."""
+    first, last = np.searchsorted(rows.user, [low, high])
+    part = slice(int(first), int(last))
+    time = None if rows.time is None else rows.time[part]
+    return Interactions(rows.user[part] - low, rows.item[part], rows.rating[part], time, high - low, rows.n_items)

@@ -1,0 +1,108 @@
+"""What a model is: four functions on plain values.
+
+A *statistic model* (rounds_default = 1) releases additive sums once; `finish` turns their total into
+the model. A *gradient model* releases, round after round, the gradient of the mean loss over the
+institution's own train rows; the centre averages by row count and takes a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedrec.core.interactions import Interactions
+from fedrec.core.params import Array, PrivateParams, SharedParams
+from fedrec.errors import WrongInput
+
+
+class Model(Protocol):
+    """A recommender; its settings are the fields of a frozen dataclass.
+
+    Attributes:
+        name: as in plans and on the command line.
+        rounds_default: training rounds when the plan does not say.
+        aggregator_default: the aggregator's name when the plan does not say.
+        by_user: a user's scores depend on that user's rows only, so `score` may be given any block of
+            users; private arrays with one row per user are then named `users`, `users_...`.
+    """
+
+    name: ClassVar[str]
+    rounds_default: ClassVar[int]
+    aggregator_default: ClassVar[str]
+    by_user: ClassVar[bool]
+
+    def leaves(self) -> dict[str, str]:
+        """The arrays of a contribution, such as {"gram": "float32 items x items"}."""
+        ...
+
+    def init(self, n_items: int, seed: int) -> SharedParams:
+        """The shared parameters before the first round."""
+        ...
+
+    def fit_site(
+        self, rows: Interactions, shared: SharedParams, private: PrivateParams
+    ) -> tuple[SharedParams, PrivateParams]:
+        """One institution's part of a round: (contribution, private). `private` is empty in round 0."""
+        ...
+
+    def finish(self, shared: SharedParams, merged: SharedParams) -> SharedParams:
+        """The next shared parameters, from the aggregator's step."""
+        ...
+
+    def score(self, rows: Interactions, shared: SharedParams, private: PrivateParams) -> NDArray[Any]:
+        """Scores, higher is better, items already touched not masked; shape (n_users, n_items)."""
+        ...
+
+
+def build(cls: type[Any], settings: Mapping[str, Any]) -> Any:
+    """A frozen dataclass from literal settings, whose types must be those of the defaults.
+
+    Raises:
+        WrongInput: an unknown setting, or one of another type.
+    """
+    name = cls.name
+    known = {field.name: field.default for field in fields(cls)}
+    if unknown := sorted(set(settings) - set(known)):
+        allowed = ", ".join(known) if known else "it has none"
+        raise WrongInput(f"{name} has no setting {', '.join(unknown)}; allowed: {allowed}")
+    values = dict(settings)
+    for key, value in settings.items():
+        wanted = type(known[key])
+        if wanted is float and type(value) is int:
+            values[key] = float(value)
+        elif type(value) is not wanted:
+            raise WrongInput(f"{name}.{key} must be a {wanted.__name__}, not {value!r}")
+    return cls(**values)
+
+
+def positive(model: Any, *names: str, zero: bool = False) -> None:
+    """Check that these settings are finite and above zero.
+
+    Raises:
+        WrongInput: one is not.
+    """
+    for key in names:
+        value = getattr(model, key)
+        if not (np.isfinite(value) and (value > 0 or (zero and value == 0))):
+            least = "0 or more" if zero else "above 0"
+            raise WrongInput(f"{model.name}.{key} must be {least} and finite, not {value!r}")
+
+
+def gram(rows: Interactions) -> NDArray[np.float32]:
+    """How many users touched both items, X'X; shape (n_items, n_items).
+
+    Whole numbers below 2**24 in float32: sums over institutions are exact in any order.
+    """
+    x = rows.matrix()
+    found: NDArray[np.float32] = (x.T @ x).toarray()
+    return found
+
+
+def counts(rows: Interactions) -> Array:
+    """How many users touched each item; float32, shape (n_items,)."""
+    found: Array = np.bincount(rows.matrix().indices, minlength=rows.n_items).astype(np.float32)
+    return found

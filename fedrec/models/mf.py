@@ -1,0 +1,104 @@
+"""Matrix factorisation with the full softmax: user vectors stay, item gradients travel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fedrec.core.interactions import Interactions
+from fedrec.core.params import Array, PrivateParams, SharedParams, add
+from fedrec.errors import WrongInput
+from fedrec.models.base import positive
+
+BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # of the private Adam
+CELLS = 2_000_000  # logits held at once, 16 MB each
+
+
+@dataclass(frozen=True, slots=True)
+class MF:
+    """p(item | user) = softmax over all items of u.v; every item competes, the held-out ones too.
+
+    A round at an institution: `steps` Adam steps on its own user vectors, of the loss *summed* over its
+    rows plus user_decay/2 |u|^2, then the gradient of the *mean* loss for the item vectors. Averaged
+    by row count this is the centralised gradient for every number of institutions and every split.
+
+    Args:
+        factors: length of a vector.
+        steps: private Adam steps per round.
+        private_lr: their learning rate.
+        user_decay: precision of the Gaussian prior on a user vector; chosen on ML-100K's validation
+            rows (without it NDCG@10 falls from .070 to .055).
+    """
+
+    factors: int = 64
+    steps: int = 5
+    private_lr: float = 0.03
+    user_decay: float = 2.0
+
+    name: ClassVar[str] = "mf"
+    rounds_default: ClassVar[int] = 25
+    aggregator_default: ClassVar[str] = "adam"
+    by_user: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        positive(self, "factors", "steps", "private_lr")
+        positive(self, "user_decay", zero=True)
+
+    def leaves(self) -> dict[str, str]:
+        return {"items": f"float32 items x {self.factors}"}
+
+    def init(self, n_items: int, seed: int) -> SharedParams:
+        spread = 0.3 / np.sqrt(self.factors)
+        start = np.random.default_rng(seed).normal(0.0, spread, (n_items, self.factors))
+        return SharedParams({"items": start.astype(np.float32)})
+
+    def fit_site(
+        self, rows: Interactions, shared: SharedParams, private: PrivateParams
+    ) -> tuple[SharedParams, PrivateParams]:
+        state = self._state(rows, private)
+        items = torch.from_numpy(shared["items"].astype(np.float64))
+        x, gradient = rows.matrix(), torch.zeros_like(items)
+        block = max(1, CELLS // rows.n_items)
+        for low in range(0, rows.n_users, block):
+            part = slice(low, min(low + block, rows.n_users))
+            touched = torch.from_numpy(x[part].toarray().astype(np.float64))
+            gradient += self._fit_block(touched, items, state, part)
+        state["step"] += self.steps
+        mean = (gradient / max(x.nnz, 1)).numpy().astype(np.float32)
+        return SharedParams({"items": mean}), PrivateParams(state)
+
+    def finish(self, shared: SharedParams, merged: SharedParams) -> SharedParams:
+        return add(shared, merged)
+
+    def score(self, rows: Interactions, shared: SharedParams, private: PrivateParams) -> NDArray[Any]:
+        users = self._state(rows, private)["users"]
+        found: NDArray[Any] = users @ shared["items"].astype(np.float64).T
+        return found
+
+    def _state(self, rows: Interactions, private: PrivateParams) -> dict[str, Array]:
+        """A copy of the private arrays: user vectors, their Adam moments, steps taken; zeros in round 0."""
+        shape = (rows.n_users, self.factors)
+        if not private.tensors:
+            zeros = {name: np.zeros(shape) for name in ("users", "users_mean", "users_square")}
+            return {**zeros, "step": np.zeros(1, dtype=np.int64)}
+        if private["users"].shape != shape:
+            raise WrongInput(f"the private user vectors have shape {private['users'].shape}, the rows need {shape}")
+        return {name: array.copy() for name, array in private.tensors.items()}
+
+    def _fit_block(
+        self, touched: torch.Tensor, items: torch.Tensor, state: dict[str, Array], part: slice
+    ) -> torch.Tensor:
+        """Private steps for some users, in place, then their summed gradient for the items."""
+        user, mean, square = (torch.from_numpy(state[n][part]) for n in ("users", "users_mean", "users_square"))
+        total, taken = touched.sum(1, keepdim=True), int(state["step"][0])
+        for step in range(taken + 1, taken + self.steps + 1):
+            slope = (torch.softmax(user @ items.T, 1) * total - touched) @ items + self.user_decay * user
+            mean.mul_(BETA1).add_(slope, alpha=1 - BETA1)
+            square.mul_(BETA2).addcmul_(slope, slope, value=1 - BETA2)
+            root = (square / (1 - BETA2**step)).sqrt_().add_(EPS)
+            user.addcdiv_(mean, root, value=-self.private_lr / (1 - BETA1**step))
+        return (torch.softmax(user @ items.T, 1) * total - touched).T @ user

@@ -1,0 +1,1 @@
+"""The scientist's side: the federation, the round loop, run folders."""

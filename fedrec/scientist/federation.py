@@ -1,0 +1,92 @@
+"""The federation as the round loop sees it: simulated or real, nothing above knows which."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from fedrec.aggregation import SiteUpdate
+from fedrec.core.params import SharedParams
+from fedrec.errors import Refused
+from fedrec.exchange.wire import digest
+from fedrec.scientist.plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class RoundTask:
+    """One task for several sites.
+
+    Args:
+        kind: train, evaluate or publish.
+        number: the round, from 0; for evaluate and publish the last one trained.
+        protocol: which rows are trained on, or how the model is evaluated.
+    """
+
+    plan: Plan
+    kind: str
+    run: str
+    number: int
+    protocol: str
+    sites: tuple[str, ...]
+    shared: SharedParams
+
+    def message(self) -> dict[str, Any]:
+        """The task as it is sent; the same task has the same nonce, so a resent one is the same job."""
+        base = digest(self.shared.tensors)
+        parts = [self.run, self.kind, str(self.number), self.protocol, base]
+        nonce = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+        return {"kind": self.kind, "run": self.run, "round": self.number, "protocol": self.protocol, "base": base, "nonce": nonce}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one site answered.
+
+    Args:
+        update: the contribution; None but for train.
+        numbers: sums over users by scope; empty but for evaluate.
+        bytes_up: from the institution to the centre, with headers; bytes_down the other way. 0 in simulation.
+        receipt: the passport, or where the job ran.
+    """
+
+    site: str
+    update: SiteUpdate | None = None
+    numbers: dict[str, Any] = field(default_factory=dict)
+    bytes_up: int = 0
+    bytes_down: int = 0
+    receipt: dict[str, Any] = field(default_factory=dict)
+
+
+class Federation(Protocol):
+    """Sites that answer tasks."""
+
+    @property
+    def n_items(self) -> int:
+        """Length of the consortium's catalogue."""
+        ...
+
+    def sites(self) -> tuple[str, ...]:
+        """The members, in the order in which updates are added."""
+        ...
+
+    def ready(self, plan: Plan) -> tuple[str, ...]:
+        """The members that may run this plan now."""
+        ...
+
+    def run(self, task: RoundTask) -> Sequence[Answer]:
+        """The answers of the task's sites, in their order.
+
+        Raises:
+            Refused: a site said no or was lost; names the site.
+        """
+        ...
+
+
+class SiteRefused(Refused):
+    """A site said no in the middle of a task; the run can go on from its last committed round."""
+
+    def __init__(self, site: str, refusal: Refused) -> None:
+        super().__init__(refusal.code, f"{site}: {refusal.reason}", refusal.next_step)
+        self.site = site

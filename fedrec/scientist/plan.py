@@ -1,0 +1,151 @@
+"""`fedrec.Plan`: what a scientist proposes, from a model or from a class of his own."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import sys
+import textwrap
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import fedrec
+from fedrec import aggregation, models
+from fedrec.aggregation import Aggregator, Schedule, Synchronous
+from fedrec.errors import WrongInput
+from fedrec.exchange.plan import PlanText, Tensor, fingerprint
+from fedrec.models import Model
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A plan; `text` is what every owner reads.
+
+    Args:
+        model: a recipe, such as fedrec.models.Ease(l2=200.0). Give this or `code`.
+        code: a class of your own (or its text); its source stands in the plan, see docs/own-code.md.
+        settings: literal keyword arguments of your own class.
+        aggregator: how the centre merges; None takes what fits the model.
+        rounds: training rounds of one run; None takes the model's own.
+        train: which rows each run trains on: "p1", "p3" (parts held out for evaluation) or "all".
+        runs: how many runs of each kind the permits should allow.
+        evaluate: ask for hit counts, as sums over users.
+        publish: ask to install the model at the institutions.
+        name: a-z, 0-9, _; part of the request's function name.
+    """
+
+    model: Model | None = None
+    code: type | str | None = None
+    settings: dict[str, Any] | None = None
+    aggregator: Aggregator | None = None
+    rounds: int | None = None
+    train: tuple[str, ...] = ("all",)
+    runs: int = 1
+    evaluate: bool = False
+    publish: bool = False
+    days: int = 30
+    name: str = ""
+    purpose: str = "Better recommendations for the users of all institutions"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if (self.model is None) == (self.code is None):
+            raise WrongInput("a plan has either a model or code of its own")
+        _ = self.text  # everything that is wrong with a plan is said when it is made
+
+    @cached_property
+    def built(self) -> Model:
+        """The model that the centre and the sites run."""
+        if self.model is not None:
+            return self.model
+        assert self.code is not None
+        text = self.code if isinstance(self.code, str) else source_of(self.code)
+        return models.create("own", {"code": text, **(self.settings or {})})
+
+    @property
+    def merges(self) -> Aggregator:
+        """The aggregator of the plan."""
+        return self.aggregator or aggregation.default_for(self.built)
+
+    @property
+    def schedule(self) -> Schedule:
+        """Which sites train when."""
+        return Synchronous(self.spec.rounds)
+
+    @cached_property
+    def spec(self) -> PlanText:
+        """The plan as data that has one text."""
+        model = self.built
+        return PlanText(
+            name=self.name or model.name,
+            purpose=self.purpose,
+            model=models.table_of(model),
+            aggregator=aggregation.settings_of(self.merges),
+            leaves={name: Tensor.parse(text) for name, text in model.leaves().items()},
+            rounds=self.rounds or model.rounds_default,
+            train=tuple(self.train),
+            runs=self.runs,
+            evaluate=self.evaluate,
+            publish=self.publish,
+            days=self.days,
+            seed=self.seed,
+            fedrec=fedrec.__version__,
+        )
+
+    @cached_property
+    def text(self) -> str:
+        """What stands in the request, and what the owner reads."""
+        return self.spec.text()
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the text; the same on page, command line and log."""
+        return fingerprint(self.text)
+
+
+def source_of(cls: type) -> str:
+    """The source of a class, from a notebook cell or a file, fit for a plan.
+
+    Docstrings become comments: a plan has no room for three quotes in a row.
+
+    Raises:
+        WrongInput: Python does not know the source, or it has other texts between three quotes.
+    """
+    try:
+        text = textwrap.dedent(inspect.getsource(cls))
+    except (OSError, TypeError):
+        text = _from_notebook(cls)
+    lines = text.splitlines()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False) is not None:
+            doc = node.body[0]
+            if '"""' in lines[doc.lineno - 1] or "'''" in lines[doc.lineno - 1]:
+                _comment(lines, doc.lineno - 1, (doc.end_lineno or doc.lineno) - 1, only=len(node.body) == 1)
+    text = "\n".join(lines) + "\n"
+    if '"""' in text or "'''" in text:
+        raise WrongInput(f"{cls.__name__}: write texts with single quotes; a plan has no room for three in a row")
+    return text
+
+
+def _comment(lines: list[str], first: int, last: int, only: bool) -> None:
+    indent = lines[first][: len(lines[first]) - len(lines[first].lstrip())]
+    for number in range(first, last + 1):
+        words = lines[number].strip().replace('"""', "").replace("'''", "").strip()
+        lines[number] = f"{indent}# {words}".rstrip()
+    if only:
+        lines[last] += f"\n{indent}pass"
+
+
+def _from_notebook(cls: type) -> str:
+    """The newest cell that defines a class of this name; inspect cannot find classes of a notebook's main module."""
+    cells = getattr(sys.modules.get("__main__"), "In", [])
+    for cell in reversed(cells):
+        try:
+            body = ast.parse(cell).body
+        except SyntaxError:
+            continue
+        for node in body:
+            if isinstance(node, ast.ClassDef) and node.name == cls.__name__:
+                return "\n".join(cell.splitlines()[node.lineno - 1 : node.end_lineno]) + "\n"
+    raise WrongInput(f"the source of {cls.__name__} is not known; give it as text")

@@ -1,0 +1,217 @@
+"""A run: its rounds, its folder, its model; goes on from the last committed round after any crash.
+
+    runs/<run>/plan.toml  run.json  rounds.jsonl  checkpoints/NNNNNN.safetensors  model.safetensors  card.md
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedrec.core.metrics import Sums
+from fedrec.core.params import SharedParams
+from fedrec.errors import Refused, WrongInput
+from fedrec.exchange.wire import decode, digest, encode
+from fedrec.scientist.driver import Progress, Round, begin, train
+from fedrec.scientist.federation import Answer, Federation, RoundTask
+from fedrec.scientist.plan import Plan
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+KEPT = 2  # checkpoints that stay
+OnRound = Callable[[Round, int], None]
+
+
+class Run:
+    """One run of a plan on a federation.
+
+    Args:
+        folder: where rounds and checkpoints are kept; None keeps them in memory only.
+    """
+
+    def __init__(self, plan: Plan, federation: Federation, run: str, protocol: str, folder: Path | None, now: Progress) -> None:
+        self.plan, self.federation, self.id, self.protocol, self.folder = plan, federation, run, protocol, folder
+        self.now = now
+        self.resumed_from: int | None = None
+        self.log: list[dict[str, Any]] = []
+        self.evaluations: dict[str, list[Answer]] = {}
+
+    @classmethod
+    def start(cls, plan: Plan, federation: Federation, *, protocol: str | None = None, folder: Path | None = None) -> Run:
+        """A new run before its first round.
+
+        Args:
+            protocol: which rows are trained on; by default the plan's only one.
+            folder: the folder of all runs, such as runs/; the run gets one below it.
+
+        Raises:
+            WrongInput: the plan trains on several kinds of rows and none was named, or on others.
+        """
+        rows = protocol or (plan.train[0] if len(plan.train) == 1 else "")
+        if rows not in plan.train:
+            raise WrongInput(f"the plan trains on {', '.join(plan.train)}: name one as protocol")
+        name = f"{plan.spec.name}-{rows}-{secrets.token_hex(4)}"
+        run = cls(plan, federation, name, rows, folder / name if folder else None, begin(plan, federation))
+        if run.folder is not None:
+            (run.folder / "checkpoints").mkdir(parents=True)
+            (run.folder / "plan.toml").write_text(plan.text)
+            facts = {"run": name, "protocol": rows, "fingerprint": plan.fingerprint, "sites": list(federation.sites())}
+            (run.folder / "run.json").write_text(json.dumps(facts))
+        return run
+
+    @classmethod
+    def resume(cls, plan: Plan, federation: Federation, folder: Path) -> Run:
+        """A run as its folder has it, ready to go on.
+
+        Raises:
+            WrongInput: the folder holds no run, or one of another plan.
+        """
+        try:
+            facts = json.loads((folder / "run.json").read_text())
+        except (OSError, ValueError):
+            raise WrongInput(f"{folder}: holds no run") from None
+        if facts["fingerprint"] != plan.fingerprint:
+            raise WrongInput(f"{folder}: is a run of another plan")
+        run = cls(plan, federation, facts["run"], facts["protocol"], folder, begin(plan, federation))
+        checkpoints = sorted((folder / "checkpoints").glob("*.safetensors"))
+        if checkpoints:
+            run.now = _loaded(checkpoints[-1])
+        lines = (folder / "rounds.jsonl").read_text().splitlines() if (folder / "rounds.jsonl").exists() else []
+        run.log = [json.loads(line) for line in lines if line.endswith("}")][: run.now.number]
+        run.resumed_from = run.now.number
+        return run
+
+    @property
+    def shared(self) -> SharedParams:
+        """The model now."""
+        return self.now.shared
+
+    @property
+    def model_sha256(self) -> str:
+        """SHA-256 of the encoded model."""
+        return digest(self.shared.tensors)
+
+    def rounds(self) -> Iterator[Round]:
+        """Do the rounds that are left; each is committed before it is yielded."""
+        for done in train(self.plan, self.federation, self.id, self.protocol, self.now):
+            self._commit(done)
+            yield done
+
+    def finish(self, on_round: OnRound | None = None) -> Run:
+        """Do all rounds that are left, then write the model and its card.
+
+        Raises:
+            Refused: a site said no; the run stands at its last committed round and can be resumed.
+        """
+        total = self.plan.spec.rounds
+        try:
+            for done in self.rounds():
+                if on_round is not None:
+                    on_round(done, total)
+        except Refused as refusal:
+            where = f"Resume with fedrec run --resume {self.folder}" if self.folder else "Call run.finish() again"
+            raise Refused(
+                refusal.code,
+                f"{refusal.reason} (round {self.now.number} of {total}; {self.now.number} rounds are committed)",
+                f"{refusal.next_step}. {where}",
+            ) from refusal
+        if self.folder is not None:
+            _write(self.folder / "model.safetensors", encode(self.shared.tensors))
+            _write(self.folder / "card.md", self._card().encode())
+        return self
+
+    def evaluate(self, protocol: str | None = None) -> pd.DataFrame:
+        """Ask the sites how well the model finds held-out items; only sums over users leave them.
+
+        Args:
+            protocol: p1, p2 or p3; by default the one that the run trained for.
+
+        Returns:
+            One row per scope and institution, "all" being the mean over users; columns hr@10, ndcg@10, recall@20, users.
+        """
+        import pandas as pd
+
+        name = protocol or self.protocol
+        if name not in self.evaluations:
+            self.evaluations[name] = list(self._last("evaluate", name))
+        rows = []
+        for scope in self.evaluations[name][0].numbers:
+            sums = {answer.site: Sums.from_dict(answer.numbers[scope]) for answer in self.evaluations[name]}
+            total = sum(sums.values(), start=Sums())
+            for site, part in (*sums.items(), ("all", total)):
+                rows.append({"scope": scope, "institution": site, **part.means(), "users": part.users})
+        return pd.DataFrame(rows)
+
+    def publish(self) -> dict[str, str]:
+        """Install the model at the institutions, which make top-100 lists that stay there; {site: model's SHA-256}."""
+        return {answer.site: self.model_sha256 for answer in self._last("publish", self.protocol)}
+
+    def plot(self, path: Path | None = None) -> Any:
+        """Seconds and bytes per round; a matplotlib figure, written to `path` if one is given."""
+        from fedrec.scientist.plots import rounds_figure
+
+        return rounds_figure(self.log, self.id, path)
+
+    def _last(self, kind: str, protocol: str) -> list[Answer]:
+        sites = self.federation.ready(self.plan)
+        task = RoundTask(self.plan, kind, self.id, max(0, self.now.number - 1), protocol, sites, self.shared)
+        return list(self.federation.run(task))
+
+    def _commit(self, done: Round) -> None:
+        """Checkpoint first (fsync, rename), then the round's line: a crash between leaves a round without a line."""
+        line = {
+            "run": self.id, "round": done.number, "sites": list(done.sites), "bytes_up": sum(a.bytes_up for a in done.answers),
+            "bytes_down": sum(a.bytes_down for a in done.answers), "seconds": round(done.seconds, 4),
+            "weights": {a.site: a.update.weight for a in done.answers if a.update},
+            "updates": {a.site: a.receipt.get("sha256", "") for a in done.answers},
+            "model": digest(done.after.shared.tensors),
+        }  # fmt: skip
+        self.now = done.after
+        self.log.append(line)
+        if self.folder is None:
+            return
+        _write(self.folder / "checkpoints" / f"{done.after.number:06d}.safetensors", encode(_flat(done.after)))
+        with (self.folder / "rounds.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        for old in sorted((self.folder / "checkpoints").glob("*.safetensors"))[:-KEPT]:
+            old.unlink()
+
+    def _card(self) -> str:
+        last: Mapping[str, Any] = self.log[-1] if self.log else {}
+        return (
+            f"# {self.id}\n\n- plan: {self.plan.fingerprint}\n- model: {self.model_sha256}\n- rows: {self.protocol}\n"
+            f"- rounds: {len(self.log)}\n- institutions: {', '.join(last.get('sites', []))}\n\n## Plan\n\n```toml\n{self.plan.text.strip()}\n```\n"
+        )
+
+
+def _flat(now: Progress) -> dict[str, Any]:
+    """A checkpoint is one file: the round in its name, model and aggregator state by prefix."""
+    shared = {f"shared/{name}": array for name, array in now.shared.tensors.items()}
+    return shared | {f"state/{name}": array for name, array in now.state.items()}
+
+
+def _loaded(path: Path) -> Progress:
+    flat = decode(path.read_bytes())
+    shared = {name.removeprefix("shared/"): array for name, array in flat.items() if name.startswith("shared/")}
+    state = {name.removeprefix("state/"): array for name, array in flat.items() if name.startswith("state/")}
+    return Progress(int(path.stem), SharedParams(shared), state)
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Whole or not at all: temporary file, fsync, rename, fsync of the folder."""
+    fresh = path.with_name(f".{path.name}")
+    with fresh.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(fresh, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    os.fsync(folder)
+    os.close(folder)

@@ -1,0 +1,110 @@
+"""A whole federation in one process: no PySyft, no network, the same models to the last bit.
+
+For README examples, tests, rehearsals and `fedrec evaluate`. Nothing is protected here: the caller holds all rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fedrec.aggregation import SiteUpdate
+from fedrec.core.interactions import Interactions
+from fedrec.core.params import Array, SharedParams
+from fedrec.exchange.wire import decode, encode
+from fedrec.institution.guard import Guard
+from fedrec.institution.index import index_frame
+from fedrec.institution.perform import perform
+from fedrec.scientist.federation import Answer, RoundTask
+from fedrec.scientist.plan import Plan
+from fedrec.scientist.runs import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class SimulatedFederation:
+    """Institutions as values in memory; everything else is what datasites do.
+
+    Args:
+        rows: each institution's interactions, in the order in which updates are added.
+        n_items: length of the shared catalogue.
+    """
+
+    def __init__(self, rows: Mapping[str, Interactions], n_items: int, catalogue: Sequence[str] = ()) -> None:
+        self._rows, self._n_items, self.catalogue = dict(rows), n_items, tuple(catalogue)
+        self._private: dict[tuple[str, str, str], dict[str, Array]] = {}
+
+    @property
+    def n_items(self) -> int:
+        return self._n_items
+
+    def sites(self) -> tuple[str, ...]:
+        return tuple(self._rows)
+
+    def ready(self, plan: Plan) -> tuple[str, ...]:  # noqa: ARG002
+        return self.sites()
+
+    def run(self, task: RoundTask) -> Sequence[Answer]:
+        return [self._one(site, task) for site in task.sites]
+
+    def train(self, plan: Plan, *, protocol: str | None = None, folder: Path | None = None) -> Run:
+        """As `Datasites.train`: run the plan's rounds and return the finished run."""
+        return Run.start(plan, self, protocol=protocol, folder=folder).finish()
+
+    def _one(self, site: str, task: RoundTask) -> Answer:
+        """One institution's part: encoded and decoded as on the wire, guarded as at a site."""
+        spec = task.plan.spec
+        key = (site, task.run, task.plan.fingerprint)
+        shared = decode(encode(task.shared.tensors))
+        private = self._private.get(key, {}) if task.number or task.kind != "train" else {}
+        done = perform(spec, task.kind, task.protocol, self._rows[site], shared, private)
+        if done.state is not None and task.kind == "train":
+            self._private[key] = done.state
+        if done.update is None:
+            return Answer(site, numbers=done.numbers)
+        data = encode(done.update)
+        update = decode(data)
+        Guard(spec.leaves, self._n_items, max_bytes=10**12).check(update, len(data))
+        return Answer(site, SiteUpdate(site, float(done.rows), SharedParams(update)))
+
+
+def simulate(
+    frames: Mapping[str, pd.DataFrame], *, user: str = "user", item: str = "item", rating: str | None = "rating",
+    time: str | None = "timestamp", catalogue: Sequence[str] | None = None,
+) -> SimulatedFederation:  # fmt: skip
+    """A federation of the institutions in `frames`, one DataFrame of interactions each.
+
+    Args:
+        user, item, rating, time: column names; rating and time may be None.
+        catalogue: item ids in their order; by default every id in the frames, sorted.
+
+    Raises:
+        DataError: a frame lacks a column.
+    """
+    if catalogue is None:
+        catalogue = sorted({str(value) for frame in frames.values() for value in frame[item]})
+    rows = {
+        name: index_frame(frame.astype({user: str, item: str}), catalogue, user=user, item=item, rating=rating, time=time).rows
+        for name, frame in frames.items()
+    }
+    return SimulatedFederation(rows, len(catalogue), catalogue)
+
+
+def pooled(federation: SimulatedFederation) -> SimulatedFederation:
+    """The same rows as if one institution held them all: the centralised yardstick."""
+    parts = list(federation._rows.values())
+    firsts = np.cumsum([0, *(part.n_users for part in parts)])
+    timed = all(part.time is not None for part in parts)
+    rows = Interactions(
+        np.concatenate([part.user + np.int32(first) for part, first in zip(parts, firsts, strict=False)]).astype(np.int32),
+        np.concatenate([part.item for part in parts]),
+        np.concatenate([part.rating for part in parts]),
+        np.concatenate([part.time for part in parts if part.time is not None]) if timed else None,
+        int(firsts[-1]),
+        federation.n_items,
+    )
+    return SimulatedFederation({"all": rows}, federation.n_items, federation.catalogue)
