@@ -28,6 +28,7 @@ from fedrec.institution.gate import MAX_CALL, PATHS, Gate, Nonces, too_large
 from fedrec.institution.jobs import Jobs
 from fedrec.institution.ledger import Account
 from fedrec.institution.pysyft import SyftServer
+from fedrec.institution.review import summary
 from fedrec.institution.site import Site
 
 _HEX64, _HEX32 = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{32}")
@@ -202,15 +203,32 @@ class Calls:
         except Refused as refusal:
             return _refused(refusal)
 
-    def _own_call(self, request: Request, body: str, *hex64: str) -> str:
-        """The request id whose live permit an own-route call names; signature, account, owner and permit are checked."""
+    async def requests(self, request: Request) -> Response:
+        """The scientist's own requests, with what was decided about each."""
+        try:
+            key, _ = self._signed(request, signing.EMPTY)
+        except Refused as refusal:
+            return _refused(refusal)
+        now, ledger = self._site.now(), self._site.ledger
+        own = [row for row in ledger.requests() if row.key == key]
+        return JSONResponse({"requests": [summary(row, ledger.used(row.id), now) for row in own]})
+
+    def _signed(self, request: Request, body: str) -> tuple[str, str]:
+        """The scientist's key and the request id that an own-route call is signed for."""
         target = request.url.path + (f"?{request.url.query}" if request.url.query else "")
         key, row_id = signing.check(
             request.headers, request.method, target, self._site.keys.uid, body, self._nonces.fresh
         )
         account = self._site.ledger.account_of(key)
+        if account is None or account.role != "scientist":
+            raise Refused("gate.role", "this key has no scientist's account here", "Ask the data owner for one")
+        return key, row_id
+
+    def _own_call(self, request: Request, body: str, *hex64: str) -> str:
+        """The request id whose live permit an own-route call names; signature, account, owner and permit are checked."""
+        key, row_id = self._signed(request, body)
         row = self._site.ledger.request(row_id)
-        if account is None or account.role != "scientist" or row is None or row.key != key or row.id != row_id:
+        if row is None or row.key != key or row.id != row_id:
             raise Refused("permit.missing", "this account has no such request here", "Submit the plan first")
         if not all(_HEX64.fullmatch(name) for name in (body, *hex64)):
             raise Refused("gate.digest", "a blob's name is its SHA-256 in hex", "Name it so")
@@ -246,6 +264,7 @@ def build(site: Site, server: SyftServer, jobs: Jobs) -> Starlette:
             Route("/fedrec/v1/blobs/{sha256:str}", calls.put_blob, methods=["PUT"]),
             Route("/fedrec/v1/blobs/{sha256:str}", calls.get_blob, methods=["GET"]),
             Route("/fedrec/v1/jobs/{key:str}", calls.job, methods=["GET"]),
+            Route("/fedrec/v1/requests", calls.requests, methods=["GET"]),
         ]
     )
 

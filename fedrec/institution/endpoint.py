@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from fedrec.errors import Refused
+from fedrec.exchange.plan import fingerprint
 
 PATH = "fedrec.round"
 Handler = Callable[[str, str, object], Mapping[str, Any]]
@@ -19,7 +20,7 @@ _log = logging.getLogger("fedrec.site")
 
 
 def serve(handler: Handler) -> None:
-    """Say who answers tasks in this process: handler(scientist's verify key, plan, task)."""
+    """Say who answers tasks in this process: handler(scientist's verify key, plan's fingerprint, task)."""
     _handler[:] = [handler]
 
 
@@ -28,7 +29,7 @@ def call(key: object, plan: object, task: object) -> dict[str, Any]:
     try:
         if not _handler:
             raise Refused("site.closed", "the site is not serving", "Try again in a minute")
-        return dict(_handler[0](str(key), str(plan), task))
+        return dict(_handler[0](str(key), fingerprint(str(plan)), task))
     except Refused as refusal:
         return dict(refusal.answer())
     except Exception:

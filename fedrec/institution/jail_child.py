@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import importlib
 import json
 import mmap
 import os
@@ -20,6 +21,17 @@ import sys
 import traceback
 from typing import Any, NoReturn
 
+import numpy as np
+import pyarrow
+import torch
+
+from fedrec.core.interactions import Interactions
+from fedrec.exchange.plan import PlanText, Tensor
+from fedrec.exchange.wire import decode, encode
+from fedrec.institution import store
+from fedrec.institution.perform import perform
+from fedrec.models import NAMES, from_plan
+
 _NEWNS, _NEWUTS, _NEWIPC, _NEWUSER, _NEWPID, _NEWNET = 0x20000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000
 _MS_REC_PRIVATE = 0x4000 | 0x40000
 _PR_SET_PDEATHSIG, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 24, 38
@@ -27,6 +39,31 @@ _NOBODY = 65534
 _MAX_FILES = 16
 _AS_ROOT = os.geteuid() == 0  # an ordinary user becomes root of its own user space only, which is another thing
 _libc = ctypes.CDLL(None, use_errno=True)
+
+# What own code may import: in the jail there are no files, so a module is there before the job or not at all.
+IMPORTS = (
+    "bisect collections dataclasses functools heapq itertools math operator random statistics string time typing "
+    "numpy.linalg numpy.random scipy.linalg scipy.sparse.linalg scipy.special scipy.stats scipy.optimize "
+    "torch.nn.functional torch.optim torch.distributions torch.utils.data"
+).split()
+_OWN = """
+class Warm:
+    def init(self, n_items, seed):
+        return {"items": torch.zeros(n_items, 2)}
+
+    def fit_site(self, rows, shared, private):
+        users = torch.nn.Embedding(rows.n_users, 2)
+        items = torch.tensor(shared["items"], requires_grad=True)
+        for optimiser in (torch.optim.Adam([*users.parameters()]), torch.optim.SGD([items], lr=0.1)):
+            optimiser.zero_grad()
+            loss = -torch.log_softmax(users.weight @ items.T, 1).sum() + torch.sigmoid(items).sum()
+            loss.backward()
+            optimiser.step()
+        return {"items": items.grad}, {"users": users.weight}
+
+    def score(self, rows, shared, private):
+        return private["users"] @ shared["items"].T
+"""
 
 
 def main() -> NoReturn:
@@ -52,21 +89,17 @@ def main() -> NoReturn:
 
 
 def _warm() -> None:
-    """Load what jobs need, lazily loaded parts included, so that the worker needs no file at all."""
-    import pyarrow  # noqa: F401
-    import torch
-
-    from fedrec.institution import perform, store  # noqa: F401
-    from fedrec.models import create
-    from fedrec.models.own import OwnModel  # noqa: F401
-
+    """Rehearse every task once, so that lazily loaded parts are there: the worker can open no file at all."""
     torch.set_num_threads(1)
-    weight = torch.nn.Parameter(torch.zeros(2))
-    optimiser = torch.optim.Adam([weight])
-    torch.log_softmax(weight, 0).sum().backward()
-    optimiser.step()
-    for name in ("popularity", "itemcf", "ease", "mf"):
-        create(name, {})
+    user, item = np.repeat(np.arange(4, dtype=np.int32), 5), np.tile(np.arange(5, dtype=np.int32), 4)
+    rows = Interactions(user, item, np.ones(20, np.float32), np.arange(20, dtype=np.int64), 4, 7)
+    for name in IMPORTS:
+        importlib.import_module(name)
+    for model in [{"name": name} for name in NAMES] + [{"name": "own", "class": "Warm", "code": _OWN}]:
+        plan = PlanText("warm", "warm", model, {"name": "sum"}, {"none": Tensor("float32", (1,))})
+        shared = from_plan(plan.model).init(7, 0).tensors
+        done = perform(plan, "train", "p1", rows, decode(encode(shared)), {})
+        encode(done.update or {})
     gc.collect()
     gc.freeze()
 
@@ -114,18 +147,22 @@ def _supervise(files: list[int], level: int, root: str) -> NoReturn:
 
 
 def _work(job: dict[str, Any], files: dict[str, int], level: int, root: str) -> NoReturn:
-    """Enter the jail, run the task, write the report. Own code's exception leaves as class and line only."""
+    """Enter the jail, run the task, write the report. Own code's exception leaves as class and line only.
+
+    What it prints, and the whole traceback, go to the owner's log.
+    """
     report = files.pop("report")
     try:
-        _silence({report, *files.values()})
+        _close_others(files.pop("log"), {report, *files.values()})
         seconds, memory, size = job["limits"]
         _limit(seconds, memory, size)
         _enter(level, root)
         body = _perform(job["spec"], files)
-    except MemoryError:
-        body = {"error": "MemoryError", "line": None}
     except BaseException as error:
         body = {"error": type(error).__name__, "line": _line(error)}
+        with contextlib.suppress(BaseException):
+            traceback.print_exc()
+            sys.stderr.flush()
     with contextlib.suppress(OSError):
         os.write(report, json.dumps(body).encode())
     os._exit(0)
@@ -138,13 +175,6 @@ def _line(error: BaseException) -> int | None:
 
 def _perform(spec: dict[str, Any], files: dict[str, int]) -> dict[str, Any]:
     """Read the inputs from their descriptors, do the task, write the outputs to theirs."""
-    import pyarrow
-
-    from fedrec.exchange.plan import PlanText
-    from fedrec.exchange.wire import decode, encode
-    from fedrec.institution import store
-    from fedrec.institution.perform import perform
-
     rows = store.read_rows(pyarrow.py_buffer(mmap.mmap(files["rows"], 0, prot=mmap.PROT_READ)))
     shared = decode(_read(files["base"]))
     private = decode(_read(files["private"])) if "private" in files else {}
@@ -167,11 +197,11 @@ def _write(descriptor: int, data: bytes) -> None:
         file.write(data)
 
 
-def _silence(keep: set[int]) -> None:
-    """Close every descriptor but the job's; standard streams go nowhere."""
-    null = os.open("/dev/null", os.O_RDWR)
-    for stream in (0, 1, 2):
-        os.dup2(null, stream)
+def _close_others(log: int, keep: set[int]) -> None:
+    """Close every descriptor but the job's; what is printed goes to the owner's log."""
+    null = os.open("/dev/null", os.O_RDONLY)
+    for stream, source in ((0, null), (1, log), (2, log)):
+        os.dup2(source, stream)
     for name in os.listdir("/dev/fd"):
         descriptor = int(name)
         if descriptor > 2 and descriptor not in keep:

@@ -205,6 +205,9 @@ class Jobs:
             return {"status": "done", "numbers": report.body["numbers"]}
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+            log = _log_of(site, job)
+            if log.exists() and not log.stat().st_size:
+                log.unlink()
 
     def _in_jail(self, job: str, row: RequestRow, task: Task, store: Store, folder: Path) -> Report:
         limits = self._site.config.limits
@@ -217,6 +220,7 @@ class Jobs:
                 "update": _open(stack, folder / "update", os.O_RDWR | os.O_CREAT),
                 "state": _open(stack, folder / "state", os.O_RDWR | os.O_CREAT),
             }
+            files["log"] = _open(stack, _log_of(self._site, job), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             if before.exists():
                 files["private"] = _open(stack, before, os.O_RDONLY)
             size = 4 * int(limits.megabytes * 10**6) + 10**9
@@ -280,6 +284,12 @@ def _state_path(site: Site, row: RequestRow, task: Task, number: int | None = No
 def _private_of(site: Site, row: RequestRow, task: Task) -> Path:
     """The private parameters that a task starts from: those of the round before, or of its own round after training."""
     return _state_path(site, row, task, task.round - 1 if task.kind == "train" else task.round)
+
+
+def _log_of(site: Site, job: str) -> Path:
+    """Where the owner reads what a job printed or raised; empty ones are deleted."""
+    (site.state / "log").mkdir(mode=0o700, exist_ok=True)
+    return site.state / "log" / f"{job}.log"
 
 
 def _open(stack: ExitStack, path: Path, flags: int) -> int:

@@ -42,7 +42,9 @@ class SyftServer:
             "DEFAULT_ROOT_EMAIL": ROOT, "DEFAULT_ROOT_USERNAME": "root", "DEFAULT_ROOT_PASSWORD": secrets.token_urlsafe(48),
         }  # fmt: skip
         os.environ.update(environment)
-        with contextlib.redirect_stdout(io.StringIO()):  # PySyft prints its database's URL
+        logging.getLogger("syft").setLevel(logging.ERROR)
+        quiet = contextlib.redirect_stderr(io.StringIO())
+        with contextlib.redirect_stdout(io.StringIO()), quiet:  # PySyft prints its database's URL and a hash of its key
             self.syft = shims.import_syft()
             shims.apply()
             from syft.server.datasite import Datasite
@@ -106,7 +108,7 @@ class SyftServer:
             mock: a DataFrame; PySyft wants the private side to be one too, so the handle is a table of one row.
         """
         sy = self.syft
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             client = self.worker.root_client
             for known in client.datasets:
                 if known.name == name and known.description.text == card:

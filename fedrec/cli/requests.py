@@ -1,0 +1,131 @@
+"""`fedrec requests`: the data owner reads and decides."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fedrec.cli.output import emit, json_option
+from fedrec.cli.site import folder_argument
+from fedrec.errors import WrongInput
+
+id_argument = click.argument("request", metavar="ID")
+
+
+@click.group()
+def requests() -> None:
+    """Read and decide on the plans that were submitted to a site."""
+
+
+@requests.command("list")
+@folder_argument
+@json_option
+def list_requests(folder: Path, target: str | None) -> None:
+    """List all requests at DIR's site, oldest first."""
+    from fedrec.institution.review import summary
+
+    rows = [summary(row, used, _now()) for row, used in _rows(folder)]
+    lines = [f"{row['id'][:8]}  {row['status']:9}  {row['plan']:16}  {row['scientist']}  {row['submitted_at']}" for row in rows]
+    emit({"requests": rows}, target, text="\n".join(lines) or "no requests")
+
+
+@requests.command()
+@folder_argument
+@id_argument
+@json_option
+def show(folder: Path, request: str, target: str | None) -> None:
+    """Show one request: what will leave, what runs, the scientist's own code."""
+    from fedrec.config import ConsortiumConfig, SiteConfig
+    from fedrec.institution.review import details, text_of
+
+    row, used = _find(folder, request)
+    n_items = len(ConsortiumConfig.load(SiteConfig.load(folder / "site.toml").consortium_path).item_ids())
+    shown = details(row, used, _now(), n_items)
+    emit(shown, target, text=text_of(shown))
+
+
+@requests.command()
+@folder_argument
+@id_argument
+@click.option("--rounds", type=int, help="Training rounds in all; at most what the plan asks.")
+@click.option("--until", help="Last moment, an ISO time.")
+@click.option("--hours", help="Hours of the day in UTC, such as 8-18.")
+@click.option("--epsilon", type=float, help="Privacy budget; only for plans with differential privacy.")
+@click.option("--reason", help="A word to the scientist and the log.")
+@json_option
+def approve(folder: Path, request: str, target: str | None, **limits: Any) -> None:
+    """Approve a request within limits: logs in as FEDREC_USER and sends what PySyft's request.approve() sends."""
+    row, _ = _find(folder, request)
+    _login(folder).approve(row.id, **{name: value for name, value in limits.items() if value is not None})
+    emit({"id": row.id, "decision": "approved"}, target, text=f"approved {row.name} ({row.id[:8]})")
+
+
+@requests.command()
+@folder_argument
+@id_argument
+@click.option("--reason", required=True, help="Why; the scientist reads it.")
+@json_option
+def deny(folder: Path, request: str, reason: str, target: str | None) -> None:
+    """Deny a waiting request."""
+    row, _ = _find(folder, request)
+    if row.decision == "approved":
+        raise WrongInput("this request is approved already; use fedrec requests revoke")
+    _login(folder).undo(row.id, reason)
+    emit({"id": row.id, "decision": "denied"}, target, text=f"denied {row.name} ({row.id[:8]})")
+
+
+@requests.command()
+@folder_argument
+@id_argument
+@click.option("--reason", required=True, help="Why; the scientist reads it.")
+@json_option
+def revoke(folder: Path, request: str, reason: str, target: str | None) -> None:
+    """Revoke an approved request: running jobs end, what has not left is deleted."""
+    row, _ = _find(folder, request)
+    if row.decision != "approved":
+        raise WrongInput(f"this request is {row.decision}; only an approved one can be revoked")
+    _login(folder).undo(row.id, reason)
+    emit({"id": row.id, "decision": "revoked"}, target, text=f"revoked {row.name} ({row.id[:8]})")
+
+
+def _rows(folder: Path) -> list[tuple[Any, dict[str, int]]]:
+    from fedrec.institution.ledger import Ledger
+
+    path = folder / "state" / "ledger.sqlite"
+    if not path.exists():
+        raise WrongInput(f"{folder}: this site has not been served yet")
+    ledger = Ledger(path)
+    try:
+        return [(row, ledger.used(row.id)) for row in ledger.requests()]
+    finally:
+        ledger.close()
+
+
+def _find(folder: Path, prefix: str) -> tuple[Any, dict[str, int]]:
+    found = [pair for pair in _rows(folder) if pair[0].id.startswith(prefix)]
+    if len(prefix) < 6 or len(found) != 1:
+        raise WrongInput(f"{prefix}: give a request's id, or six or more of its first digits that only one has")
+    return found[0]
+
+
+def _login(folder: Path) -> Any:
+    from fedrec.institution.serve import status
+
+    user, password = os.environ.get("FEDREC_USER"), os.environ.get("FEDREC_PASSWORD")
+    if not user or not password:
+        raise WrongInput("set FEDREC_USER and FEDREC_PASSWORD to your account at the site")
+    facts = status(folder)
+    if not facts["running"]:
+        raise WrongInput(f"{folder.name}: the site does not run; start it with fedrec site serve {folder}")
+    from fedrec.scientist.syft_client import SyftSite, quiet
+
+    with quiet():
+        return SyftSite(facts["site"], facts["url"], user, password)
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

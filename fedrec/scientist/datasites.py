@@ -1,0 +1,253 @@
+"""The federation on real datasites: control by PySyft calls, tensors by the sites' own routes."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedrec.aggregation import SiteUpdate
+from fedrec.config import ConsortiumConfig
+from fedrec.core.params import SharedParams
+from fedrec.errors import Refused, Unreachable, WrongInput
+from fedrec.exchange import passport, signing
+from fedrec.exchange.plan import Tensor
+from fedrec.exchange.request import function_name
+from fedrec.exchange.wire import decode, encode, sha256
+from fedrec.scientist.federation import Answer, RoundTask, SiteRefused
+from fedrec.scientist.plan import Plan
+from fedrec.scientist.runs import OnRound, Run
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from fedrec.scientist.syft_client import SyftSite
+
+POLL_S = 1.0  # how often waiting for owners looks again; seconds
+
+
+def connect(consortium: Path | str, user: str | None = None, password: str | None = None) -> Datasites:
+    """Log in at every member of a consortium.
+
+    Args:
+        consortium: its TOML file, with each member's address and pinned key.
+        user, password: by default FEDREC_USER and FEDREC_PASSWORD.
+
+    Raises:
+        WrongInput: the file is wrong, no account was named, or a site is down.
+        Refused: a site knows no such account.
+    """
+    config = ConsortiumConfig.load(consortium)
+    user, password = user or os.environ.get("FEDREC_USER"), password or os.environ.get("FEDREC_PASSWORD")
+    if not user or not password:
+        raise WrongInput("set FEDREC_USER and FEDREC_PASSWORD to your account at the institutions")
+    from fedrec.scientist.syft_client import SyftSite, quiet
+
+    def login(member: Any) -> SyftSite:
+        try:
+            return SyftSite(member.name, member.url, user, password)
+        except Refused as refusal:
+            if refusal.code == "site.lost":
+                raise Unreachable(f"{refusal.reason}; start it with fedrec site serve, or mend its url in {consortium}") from None
+            raise
+
+    if bare := [member.name for member in config.member if not (member.url and member.key)]:
+        raise WrongInput(f"{consortium}: url or key is missing for {', '.join(bare)}")
+    with quiet(), ThreadPoolExecutor(len(config.member)) as pool:
+        sites = list(pool.map(login, config.member))
+    return Datasites(config, {member.name: site for member, site in zip(config.member, sites, strict=True)})
+
+
+@dataclass
+class Requests:
+    """One plan's requests at all sites."""
+
+    federation: Datasites
+    plan: Plan
+    ids: dict[str, str]
+
+    def status(self) -> pd.DataFrame:
+        """What each owner has decided so far; one row per site."""
+        import pandas as pd
+
+        return pd.DataFrame([{"site": site, **facts} for site, facts in self.federation.requests_of(self.plan).items()])
+
+    def wait(self, seconds: float = 3600.0, show: Callable[[pd.DataFrame], object] | None = None) -> pd.DataFrame:
+        """Return when every owner has decided; shows the table whenever it changes.
+
+        Raises:
+            Refused: `permit.missing` when time is up.
+        """
+        show = show or _shown()
+        deadline, before = time.monotonic() + seconds, None
+        while True:
+            table = self.status()
+            if before is None or not table.equals(before):
+                show(table)
+                before = table
+            if not (table["status"] == "waiting").any():
+                return table
+            if time.monotonic() > deadline:
+                raise Refused("permit.missing", "not every owner has decided yet", "Ask them, or call wait() again")
+            time.sleep(POLL_S)
+
+
+class Datasites:
+    """The members of a consortium, each behind a login."""
+
+    def __init__(self, config: ConsortiumConfig, sites: dict[str, SyftSite]) -> None:
+        self.config, self._sites = config, sites
+        self._keys = {member.name: member.key for member in config.member}
+        self.catalogue = config.item_ids()
+        self._pool = ThreadPoolExecutor(max(1, len(sites)), thread_name_prefix="site")
+        self._known: dict[tuple[str, str], dict[str, Any]] = {}
+
+    @property
+    def n_items(self) -> int:
+        return len(self.catalogue)
+
+    def sites(self) -> tuple[str, ...]:
+        return tuple(self._sites)
+
+    def mocks(self) -> dict[str, pd.DataFrame]:
+        """Each institution's mock: the schema's columns, made-up rows."""
+        return {name: site.mock() for name, site in self._sites.items()}
+
+    def submit(self, plan: Plan, reason: str = "") -> Requests:
+        """Send the plan to every site as one PySyft code request each; a plan sent before keeps its requests.
+
+        Raises:
+            SiteRefused: a site does not take the plan, for example because it is above its limits.
+        """
+        text, name = plan.text, plan.spec.name
+
+        def one(item: tuple[str, SyftSite]) -> str:
+            try:
+                return item[1].submit(text, name, reason or plan.purpose)
+            except Refused as refusal:
+                if refusal.code == "request.exists":
+                    return str(self._own(item[0])[plan.fingerprint]["id"])
+                raise SiteRefused(item[0], refusal) from None
+
+        from fedrec.scientist.syft_client import quiet
+
+        with quiet():
+            ids = list(self._pool.map(one, self._sites.items()))
+        return Requests(self, plan, dict(zip(self._sites, ids, strict=True)))
+
+    def requests_of(self, plan: Plan) -> dict[str, dict[str, Any]]:
+        """What each site says about the plan: id, status, reason; by site."""
+        missing = {"id": "", "status": "not submitted", "reason": ""}
+        found = zip(self._sites, self._pool.map(self._own, self._sites), strict=True)
+        return {site: {key: own.get(plan.fingerprint, missing)[key] for key in missing} for site, own in found}
+
+    def ready(self, plan: Plan) -> tuple[str, ...]:
+        """The sites whose owners have approved the plan."""
+        return tuple(site for site, facts in self.requests_of(plan).items() if facts["status"] == "approved")
+
+    def train(
+        self, plan: Plan, *, protocol: str | None = None, folder: Path | str | None = None, on_round: OnRound | None = None
+    ) -> Run:
+        """Run the plan's rounds at the sites that approved it, with a progress bar, and return the finished run.
+
+        Args:
+            protocol: which rows are trained on; needed when the plan names several.
+            folder: where runs are kept, so that they can be resumed; None keeps the run in memory.
+        """
+        run = Run.start(plan, self, protocol=protocol, folder=Path(folder) if folder else None)
+        if on_round is not None:
+            return run.finish(on_round)
+        from fedrec.scientist.progress import bar
+
+        with bar(run.id, plan.spec.rounds) as advance:
+            return run.finish(advance)
+
+    def run(self, task: RoundTask) -> Sequence[Answer]:
+        data = encode(task.shared.tensors)
+        return list(self._pool.map(lambda site: self._one(site, task, data), task.sites))
+
+    def _one(self, name: str, task: RoundTask, data: bytes) -> Answer:
+        site, plan = self._sites[name], task.plan
+        before, message = site.line.counted, task.message()
+        try:
+            known = self._known.get((name, plan.fingerprint)) or self._own(name)[plan.fingerprint]
+            self._known[name, plan.fingerprint] = known
+            self._put(site, known["id"], message["base"], data)
+            answer = site.call(function_name(plan.text, plan.spec.name), message)
+            while answer.get("status") == "running":
+                answer = self._job(site, known["id"], answer["key"])
+            if answer.get("status") != "done":
+                raise Refused.from_answer(answer)
+            update = self._update(name, site, known["id"], task, message, answer) if task.kind == "train" else None
+        except Refused as refusal:
+            self._known.pop((name, plan.fingerprint), None)
+            raise SiteRefused(name, refusal) from None
+        sent, received = site.line.counted
+        return Answer(name, update, answer.get("numbers", {}), received - before[1], sent - before[0], answer.get("passport", {}))
+
+    def _update(
+        self, name: str, site: SyftSite, request: str, task: RoundTask, message: dict[str, Any], answer: dict[str, Any]
+    ) -> SiteUpdate:
+        """Fetch a site's update and distrust it: passport, SHA-256, names, shapes, dtypes."""
+        facts = answer["passport"]
+        passport.check(
+            facts, key=self._keys[name], site=name, request=request, plan=task.plan.fingerprint,
+            **{key: message[key] for key in ("run", "round", "kind", "protocol", "base", "nonce")},
+        )  # fmt: skip
+        data = self._own_call(site, "GET", f"/fedrec/v1/blobs/{facts['sha256']}", request)
+        if sha256(data) != facts["sha256"]:
+            raise Refused("update.sha256", "the update is not the one its passport names", "Resume the run")
+        tensors = decode(data)
+        check_shapes(tensors, task.plan.spec.leaves, self.n_items)
+        return SiteUpdate(name, float(facts["rows"]), SharedParams(tensors))
+
+    def _put(self, site: SyftSite, request: str, name: str, data: bytes) -> None:
+        target = f"/fedrec/v1/blobs/{name}"
+        reply = site.line.call("PUT", target, data, signing.headers(site.key, "PUT", target, site.uid, body=name, permit=request))
+        if reply.status != 200:
+            raise reply.refusal()
+
+    def _job(self, site: SyftSite, request: str, key: str) -> dict[str, Any]:
+        return dict(json.loads(self._own_call(site, "GET", f"/fedrec/v1/jobs/{key}?wait=25", request)))
+
+    def _own(self, name: str) -> dict[str, dict[str, Any]]:
+        """This account's requests at one site, by the plan's fingerprint."""
+        found = json.loads(self._own_call(self._sites[name], "GET", "/fedrec/v1/requests", ""))
+        return {row["fingerprint"]: row for row in found["requests"]}
+
+    def _own_call(self, site: SyftSite, method: str, target: str, request: str) -> bytes:
+        reply = site.line.call(method, target, b"", signing.headers(site.key, method, target, site.uid, permit=request))
+        if reply.status != 200:
+            raise reply.refusal()
+        return reply.body
+
+
+def check_shapes(tensors: dict[str, Any], leaves: Any, n_items: int) -> None:
+    """Refuse an update whose arrays are not what the plan declares.
+
+    Raises:
+        Refused: `update.shape`, `update.dtype` or `update.finite`.
+    """
+    import numpy as np
+
+    wanted: dict[str, Tensor] = dict(leaves)
+    if set(tensors) != set(wanted):
+        raise Refused("update.shape", "the update has other arrays than the plan declares", "The update is left out")
+    for name, tensor in wanted.items():
+        if tensors[name].shape != tensor.sized(n_items):
+            raise Refused("update.shape", f"{name} has another shape than the plan declares", "The update is left out")
+        if str(tensors[name].dtype) != tensor.dtype:
+            raise Refused("update.dtype", f"{name} is {tensors[name].dtype}", "The update is left out")
+        if tensors[name].dtype.kind == "f" and not np.isfinite(tensors[name]).all():
+            raise Refused("update.finite", f"{name} holds a value that is not finite", "The update is left out")
+
+
+def _shown() -> Callable[[pd.DataFrame], object]:
+    from fedrec.scientist.progress import show_table
+
+    return show_table

@@ -1,0 +1,144 @@
+"""PySyft's own client over our line: log in, look at mocks, send the one form, call the approved function."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import linecache
+from typing import Any
+from urllib.parse import urlencode
+
+import syft as sy
+from nacl.signing import SigningKey
+from syft.client.client import HTTPConnection
+from syft.client.datasite_client import DatasiteClient
+from syft.serde.deserialize import _deserialize
+from syft.serde.serialize import _serialize
+from syft.service.policy.policy import CreatePolicyRuleConstant
+from syft.types.errors import SyftException
+
+from fedrec.errors import Refused
+from fedrec.exchange import request as form
+from fedrec.scientist.line import Line
+
+_lines: dict[str, Line] = {}
+
+
+class LineConnection(HTTPConnection):  # type: ignore[misc]
+    """PySyft's connection with one kept-open socket, a time limit and counted bytes instead of bare requests."""
+
+    __canonical_name__ = "FedrecLineConnection"
+    __version__ = 1
+
+    line_name: str = ""
+
+    @property
+    def line(self) -> Line:
+        return _lines[self.line_name]
+
+    def _make_get(self, path: str, params: dict[str, Any] | None = None, stream: bool = False) -> bytes:  # noqa: ARG002
+        return self._plain("GET", path + (f"?{urlencode(params)}" if params else ""))
+
+    def _make_post(self, path: str, json: dict[str, Any] | None = None, data: bytes | None = None) -> bytes:  # noqa: A002
+        return self._plain("POST", path, _dumps(json) if data is None else data)
+
+    def make_call(self, signed_call: Any) -> Any:
+        return _deserialize(self._plain("POST", "/api/v2/api_call", _serialize(signed_call, to_bytes=True)), from_bytes=True)
+
+    def _plain(self, method: str, target: str, body: bytes = b"") -> bytes:
+        headers = {"Content-Type": "application/json"} if target.endswith("/login") else {}
+        if cookie := (self.headers or {}).get("Cookie"):
+            headers["Cookie"] = cookie
+        reply = self.line.call(method, target, body, headers)
+        if reply.status != 200:
+            raise reply.refusal()
+        for value in reply.headers.get_all("Set-Cookie") or []:
+            self.headers = {"Cookie": value.partition(";")[0]}
+        return reply.body
+
+
+class SyftSite:
+    """A scientist's or an owner's login at one site.
+
+    Raises:
+        Refused: `login.password` for a wrong e-mail or password, `site.lost`.
+    """
+
+    def __init__(self, name: str, url: str, email: str, password: str) -> None:
+        self.line = Line(name, url)
+        _lines[name + url] = self.line
+        connection = LineConnection(url=url, line_name=name + url)
+        try:
+            self.client = DatasiteClient(connection=connection).login(email=email, password=password)
+        except SyftException as error:
+            text = str(error.public_message or error)
+            if "Invalid credentials" in text:
+                raise Refused("login.password", f"{name}: e-mail or password is wrong", "Check FEDREC_USER and FEDREC_PASSWORD") from None
+            raise refusal_of(text) from None
+        self.uid = str(self.client.id.no_dash)
+        self.key: SigningKey = self.client.credentials.signing_key
+
+    def mock(self) -> Any:
+        """The mock as a DataFrame."""
+        return next(iter(self.client.datasets)).assets[0].mock
+
+    def submit(self, plan_text: str, name: str, reason: str) -> str:
+        """Send a plan as a PySyft code request; its id, 32 hex digits."""
+        source, function = form.write(plan_text, name), form.function_name(plan_text, name)
+        file = f"<{function}>"
+        linecache.cache[file] = (len(source), None, source.splitlines(True), file)  # PySyft reads the source from there
+        namespace: dict[str, Any] = {}
+        exec(compile(source, file, "exec"), namespace)
+        policy = sy.MixedInputPolicy(
+            client=self.client, site=CreatePolicyRuleConstant(val=self.client.api.services.fedrec.round), task=dict
+        )
+        with said():
+            submitted = sy.syft_function(name=function, input_policy=policy)(namespace[function])
+            return str(self.client.code.request_code_execution(submitted, reason=reason).id.no_dash)
+
+    def call(self, function: str, task: dict[str, Any]) -> dict[str, Any]:
+        """Call the approved function with a task; the site's answer."""
+        with said():
+            answer = getattr(self.client.code, function)(task=task).get()
+        return dict(answer)
+
+    def approve(self, request: str, **limits: Any) -> None:
+        """Send `request.apply`, exactly as PySyft's `request.approve(**limits)` does."""
+        with said():
+            self.client.api.services.request.apply(sy.UID(request), **limits)
+
+    def undo(self, request: str, reason: str) -> None:
+        """Send `request.undo`, exactly as PySyft's `request.deny(reason)` does: deny or revoke."""
+        with said():
+            self.client.api.services.request.undo(uid=sy.UID(request), reason=reason)
+
+
+@contextlib.contextmanager
+def quiet() -> Any:
+    """Keep what PySyft prints off the terminal. Not for threads: enter it once, around them."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield
+
+
+@contextlib.contextmanager
+def said() -> Any:
+    """Turn PySyft's error with our text, `CODE: reason. next step`, back into the refusal."""
+    try:
+        yield
+    except SyftException as error:
+        raise refusal_of(str(error.public_message or error)) from None
+
+
+def refusal_of(text: str) -> Refused:
+    """The refusal whose text is `CODE: reason. next step`; PySyft's own texts become `site.pysyft`."""
+    code, colon, rest = text.partition(": ")
+    part, dot, _ = code.partition(".")
+    if colon and dot and part.isalpha() and " " not in code:
+        reason, _, step = rest.partition(". ")
+        return Refused(code, reason, step)
+    return Refused("site.pysyft", text.splitlines()[0] if text else "PySyft said no", "Ask the data owner")
+
+
+def _dumps(value: Any) -> bytes:
+    return json.dumps(value).encode()
