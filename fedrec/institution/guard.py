@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import sparse
@@ -12,6 +13,8 @@ from fedrec.core.params import Array
 from fedrec.errors import Refused
 from fedrec.exchange.plan import Tensor
 
+SCOPES = ("federated", "local", "popularity")
+SUMS = ("users", "hr", "ndcg", "recall")  # core.metrics.Sums
 _NEXT = "The owner's log says which check it was; mend the plan and submit it again"
 
 
@@ -67,3 +70,32 @@ class Guard:
                     array[(slice(None),) * axis + (thin,)] = 0
             kept[name] = array
         return kept, len(thin)
+
+
+def check_counts(report: Mapping[str, Any], n_rows: int, n_users: int) -> tuple[int, int]:
+    """Rows and users that a job says it trained on; own code can write its report itself.
+
+    Raises:
+        Refused: `guard.counts` when they are not whole numbers that the store can have.
+    """
+    rows, users = report.get("rows"), report.get("users")
+    if type(rows) is not int or type(users) is not int or not (0 <= rows <= n_rows and 0 <= users <= n_users):
+        raise Refused("guard.counts", "the job's numbers of rows and users cannot be true", _NEXT)
+    return rows, users
+
+
+def check_sums(numbers: object, n_users: int) -> dict[str, dict[str, float]]:
+    """What an evaluation releases: per scope a number of users and three sums, none larger than it.
+
+    Raises:
+        Refused: `guard.numbers` for anything else.
+    """
+    found = {}
+    for scope, sums in numbers.items() if isinstance(numbers, dict) else [("", None)]:
+        values = [sums.get(name) for name in SUMS] if isinstance(sums, dict) and set(sums) == set(SUMS) else [None]
+        whole = type(values[0]) is int and values[0] <= n_users
+        most = values[0] * (1 + 1e-9) if whole else 0  # a mean of 1 may end in ...02
+        if scope not in SCOPES or not whole or not all(type(v) in (int, float) and 0 <= v <= most for v in values):
+            raise Refused("guard.numbers", "the evaluation gave something else than sums over users", _NEXT)
+        found[scope] = dict(sums)
+    return found

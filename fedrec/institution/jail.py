@@ -6,6 +6,7 @@ one child per job; the child gets its input as open file descriptors and ends wi
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import json
 import os
@@ -28,6 +29,9 @@ from fedrec.errors import Refused, WrongInput
 MATH_VARIABLES = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "MKL_CBWR", "NPY_DISABLE_CPU_FEATURES", "ATEN_CPU_CAPABILITY")
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "NUMEXPR_NUM_THREADS": "1"}
 MAX_REPORT = 1 << 20
+# The exceptions that a refusal may name; the name of a class made by own code could hold data.
+_NAMED = {name for name, kind in vars(builtins).items() if isinstance(kind, type) and issubclass(kind, BaseException)}
+_NAMED |= {"Killed", "WrongInput", "DataError", "Refused", "LinAlgError"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,14 +176,16 @@ def _report(data: bytes) -> dict[str, Any]:
     """The child's report; what own code may have written instead is treated as an error."""
     try:
         body = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         body = {"error": "Killed"}
     if not isinstance(body, dict):
         body = {"error": "Killed"}
     if "error" not in body:
         return body
-    name, line = str(body["error"])[:80], body.get("line")
-    where = f" in line {line} of the submitted code" if type(line) is int else ""
+    name, line = body["error"], body.get("line")
+    if not isinstance(name, str) or name not in _NAMED:
+        name = "an exception of its own"
+    where = f" in line {line} of the submitted code" if type(line) is int and 0 < line < 10_000 else ""
     if name == "MemoryError":
         raise Refused("jail.memory", f"the job ran out of memory{where}", "Use less memory, or ask the owner for more")
     raise Refused("jail.error", f"the job ended with {name}{where}", "Rehearse the plan in fedrec.simulate first")

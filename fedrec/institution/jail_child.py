@@ -128,7 +128,7 @@ def _trial(level: int, root: str) -> bytes:
 
 
 def _supervise(files: list[int], level: int, root: str) -> NoReturn:
-    """Fork the worker as first process of a new process namespace; when it dies, everything in it dies."""
+    """Fork the worker into a new process namespace; when its first process dies, everything in it dies."""
     try:
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -137,6 +137,8 @@ def _supervise(files: list[int], level: int, root: str) -> NoReturn:
             job = json.load(request)
         named = dict(zip(job["names"], files[1:], strict=True))
         _namespaces(level)
+        if level >= 2:
+            _be_first(named["report"])
         worker = os.fork()
         if worker == 0:
             _work(job, named, level, root)
@@ -144,6 +146,16 @@ def _supervise(files: list[int], level: int, root: str) -> NoReturn:
         os.waitpid(worker, 0)
     finally:
         os._exit(0)
+
+
+def _be_first(report: int) -> None:
+    """Go on as the namespace's first process. Not the worker: it could untie itself from its parent and outlive a kill."""
+    first = os.fork()
+    if first:
+        os.close(report)
+        os.waitpid(first, 0)
+        os._exit(0)
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _work(job: dict[str, Any], files: dict[str, int], level: int, root: str) -> NoReturn:
@@ -159,7 +171,8 @@ def _work(job: dict[str, Any], files: dict[str, int], level: int, root: str) -> 
         _enter(level, root)
         body = _perform(job["spec"], files)
     except BaseException as error:
-        body = {"error": type(error).__name__, "line": _line(error)}
+        name = "MemoryError" if isinstance(error, MemoryError) else type(error).__name__
+        body = {"error": name, "line": _line(error)}
         with contextlib.suppress(BaseException):
             traceback.print_exc()
             sys.stderr.flush()

@@ -20,7 +20,7 @@ from fedrec.errors import Refused
 from fedrec.exchange.passport import sign
 from fedrec.exchange.plan import PlanText
 from fedrec.exchange.wire import decode, encode, sha256
-from fedrec.institution.guard import Guard
+from fedrec.institution.guard import Guard, check_counts, check_sums
 from fedrec.institution.jail import JailLimits, Report
 from fedrec.institution.ledger import JobRow, RequestRow
 from fedrec.institution.permit import Task, check
@@ -196,13 +196,14 @@ class Jobs:
         folder.mkdir(mode=0o700, parents=True)
         try:
             report = self._in_jail(job, row, task, store, folder)
-            detail.update(jail_level=self._jail.level, pid=report.pid, uid=int(report.body.get("uid", -1)))
+            detail.update(jail_level=self._jail.level, pid=report.pid, uid=_uid(report.body.get("uid")))
             if task.kind == "train":
                 return self._release(row, task, permit, plan, store, folder, report, detail)
+            numbers = check_sums(report.body.get("numbers"), store.n_users)
             if task.kind == "publish":
                 Published(site.state).install(row, task, site.blobs.path("in", row.id, task.base), folder / "state", store)
             site.blobs.drop("in", row.id, task.base)
-            return {"status": "done", "numbers": report.body["numbers"]}
+            return {"status": "done", "numbers": numbers}
         finally:
             shutil.rmtree(folder, ignore_errors=True)
             log = _log_of(site, job)
@@ -238,6 +239,7 @@ class Jobs:
     ) -> dict[str, Any]:  # fmt: skip
         """Guard the update, sign its passport, move it to where it may be fetched, keep the private state."""
         site, limits = self._site, self._site.config.limits
+        rows, users = check_counts(report.body, store.n_rows, store.n_users)
         tensors = decode((folder / "update").read_bytes())
         guard = Guard(plan.leaves, store.n_items, int(limits.megabytes * 10**6), limits.min_users_per_row)
         if limits.min_users_per_row > 1:
@@ -250,8 +252,8 @@ class Jobs:
         facts = {
             "site": site.config.name, "run": task.run, "round": task.round, "kind": task.kind, "protocol": task.protocol,
             "base": task.base, "nonce": task.nonce, "request": row.id, "permit": permit["id"], "plan": row.fingerprint,
-            "data_version": permit["data_version"], "sha256": name, "bytes": len(data), "rows": int(report.body["rows"]),
-            "users": int(report.body["users"]), "fedrec": fedrec.__version__,
+            "data_version": permit["data_version"], "sha256": name, "bytes": len(data), "rows": rows, "users": users,
+            "fedrec": fedrec.__version__,
         }  # fmt: skip
         state = _state_path(site, row, task)
         state.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -269,6 +271,11 @@ class Jobs:
                 if job.task.base != task.base:
                     self._site.blobs.drop("in", row.id, job.task.base)
         _state_path(self._site, row, task, task.round - 2).unlink(missing_ok=True)
+
+
+def _uid(said: object) -> int:
+    """The user that a job says it ran as; -1 when own code wrote something else."""
+    return said if type(said) is int and 0 <= said < 2**32 else -1
 
 
 def _ids(row: RequestRow, task: Task) -> dict[str, Any]:

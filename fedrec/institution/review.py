@@ -30,6 +30,7 @@ def summary(row: RequestRow, used: Mapping[str, int], now: str) -> dict[str, Any
     return {
         "id": row.id, "plan": row.name, "scientist": row.scientist, "status": status_of(row, used, now),
         "fingerprint": row.fingerprint, "permit": permit, "submitted_at": row.submitted_at, "reason": row.reason,
+        "decided_by": row.decided_by, "decided_at": row.decided_at,
     }  # fmt: skip
 
 

@@ -171,6 +171,17 @@ class Datasites:
         data = encode(task.shared.tensors)
         return list(self._pool.map(lambda site: self._one(site, task, data), task.sites))
 
+    def ask(self, site: str, plan: Plan) -> dict[str, Any]:
+        """Call the plan's function at one site without a task; shows what the site says to this account now.
+
+        Raises:
+            Refused: what the site says.
+        """
+        answer = self._sites[site].call(function_name(plan.text, plan.spec.name), {})
+        if answer.get("status") == "refused":
+            raise Refused.from_answer(answer)
+        return answer
+
     def _one(self, name: str, task: RoundTask, data: bytes) -> Answer:
         site, plan = self._sites[name], task.plan
         before, message = site.line.counted, task.message()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import textwrap
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ def make_site(root: Path, limits: str = LIMITS) -> Site:
     (root / "consortium.toml").write_text('name = "c"\ntitle = "C"\n[[member]]\nname = "a"\nfolder = "a"\n')
     (folder / "site.toml").write_text(f'name = "a"\ntitle = "A"\nowner = "owner@a.example"\n[limits]\n{limits}')
     (folder / "schema.toml").write_text(
-        'title = "T"\n[columns]\nuser = "user"\nitem = "item"\nrating = "rating"\ntime = "timestamp"\n'
+        'title = "T"\n[columns]\nuser = "user"\nitem = "item"\nrating = "rating"\ntime = "timestamp"\n[rating]\nmin = 1\nmax = 5\n'
     )
     rows = [f"canary-{user},{ITEMS[(user + step) % 8]},4,{1000 + step}\n" for user in range(6) for step in range(5)]
     (folder / "data" / "ratings.csv").write_text("user,item,rating,timestamp\n" + "".join(rows))
@@ -58,16 +59,16 @@ def make_site(root: Path, limits: str = LIMITS) -> Site:
     return Site.open(folder)
 
 
-def recipe(name: str = "ease", model: Mapping[str, Any] | None = None, **asks: Any) -> PlanText:
+def recipe(which: str = "ease", model: Mapping[str, Any] | None = None, **asks: Any) -> PlanText:
     """A plan with a built-in model of one round."""
-    leaves = {"ease": "float32 items x items", "popularity": "float32 items", "mf": "float32 items x 4"}[name]
-    array = {"ease": "gram", "popularity": "counts", "mf": "items"}[name]
-    settings = dict(model or ({"l2": 200.0} if name == "ease" else {}))
-    settings |= {"factors": 4} if name == "mf" else {}
+    leaves = {"ease": "float32 items x items", "popularity": "float32 items", "mf": "float32 items x 4"}[which]
+    array = {"ease": "gram", "popularity": "counts", "mf": "items"}[which]
+    settings = dict(model or ({"l2": 200.0} if which == "ease" else {}))
+    settings |= {"factors": 4} if which == "mf" else {}
     given = {"rounds": 1, "runs": 2, "train": ("p1",), "evaluate": True, "publish": True, **asks}
     return PlanText(
-        name=given.pop("name", name), purpose="P", model={"name": name, **settings},
-        aggregator={"name": "adam" if name == "mf" else "sum"}, leaves={array: Tensor.parse(leaves)},
+        name=given.pop("name", which), purpose="P", model={"name": which, **settings},
+        aggregator={"name": "adam" if which == "mf" else "sum"}, leaves={array: Tensor.parse(leaves)},
         fedrec=fedrec.__version__, **given,
     )  # fmt: skip
 
@@ -83,7 +84,7 @@ def own(train: str = "        pass", score: str = "        pass", **asks: Any) -
 
 
 def _indented(lines: str) -> str:
-    return "\n".join(" " * 8 + line.removeprefix(" " * 8) for line in lines.strip("\n").split("\n"))
+    return textwrap.indent(textwrap.dedent(lines).strip("\n"), " " * 8)
 
 
 def submitted(site: Site, plan: PlanText, by: Account = SCIENTIST) -> RequestRow:

@@ -1,0 +1,208 @@
+"""The whole story on real datasites, told once from the data to the table: `fedrec demo`."""
+
+from __future__ import annotations
+
+import importlib
+import platform
+import secrets
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import fedrec
+from fedrec import models
+from fedrec.datasets import DataSource, get_ml100k, synthetic
+from fedrec.demo import owners
+from fedrec.demo.sites import SCIENTIST, Sites, prepare, timed
+from fedrec.demo.sites import fedrec as command
+from fedrec.demo.table import comparison
+from fedrec.errors import Refused, Unreachable
+from fedrec.examples.my_factors import MyFactors
+from fedrec.institution.audit import verify
+from fedrec.scientist.datasites import Datasites, connect
+from fedrec.scientist.driver import Round
+from fedrec.scientist.plan import Plan
+from fedrec.scientist.runs import Run
+
+Say = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `fedrec demo` was asked for.
+
+    Args:
+        rounds: of the scientist's own gradient model.
+        keep: folder in which the sites' folders stay; None takes a temporary one and deletes it.
+        pause: called when every owner has decided, before the first round.
+        advance: called after every round.
+    """
+
+    consortium: Path = Path("domains/movies")
+    from_file: Path | None = None
+    synthetic: bool = False
+    rounds: int = 25
+    keep: Path | None = None
+    seed: int = 0
+    pause: Callable[[], object] | None = None
+    advance: Callable[[str, Round, int], object] | None = None
+
+
+@dataclass
+class Story:
+    """What has happened so far; `report` is the JSON of contracts.md."""
+
+    options: Options
+    say: Say
+    began: float = field(default_factory=time.monotonic)
+    runs: list[Run] = field(default_factory=list)
+
+    def tell(self) -> dict[str, Any]:
+        """Do everything, shut everything down whatever happens, and return the report."""
+        imports = threading.Thread(target=importlib.import_module, args=("fedrec.scientist.syft_client",))
+        with _work(self.options.keep) as work:
+            with timed("data", self.say):
+                data = self._data(work / "source")
+            prepare(self.options.consortium, work / "consortium", work / "source", self.options.seed)
+            passwords: dict[str, str] = {}
+            sites = Sites(work / "consortium", lambda name: passwords.setdefault(name, secrets.token_urlsafe(12)))
+            imports.start()  # PySyft takes seconds to load: while the sites start
+            with timed(f"{len(sites.all)} datasites started, each took its own data in", self.say):
+                sites.__enter__()
+            try:
+                imports.join()
+                return self._with(sites, data)
+            finally:
+                sites.stop()
+
+    def _with(self, sites: Sites, data: DataSource) -> dict[str, Any]:
+        for site in sites.all.values():
+            self.say(f"  {site.name:14} {site.url}  pid {(site.facts or {})['pid']}  jail level {(site.facts or {})['jail_level']}")
+        password = secrets.token_urlsafe(12)
+        sites.add_user(SCIENTIST, "scientist", password)
+        federation = connect(sites.consortium, SCIENTIST, password)
+        first = federation.sites()[0]
+        self.say(f"the scientist sees mocks only, such as {first}'s:\n{federation.mocks()[first].head(3).to_string(index=False)}")
+        plans = self._plans()
+        denier = federation.sites()[-1]
+        with timed("three plans submitted to every site as PySyft code requests", self.say):
+            requests = {name: federation.submit(plan) for name, plan in plans.items()}
+        self.say(f"\nwhat the owner of {first} reads about the scientist's own code:\n")
+        self.say(owners.read(sites.all[first], requests["my_factors"].ids[first]))
+        with timed(f"owners decided: {denier} denies one plan, everything else is approved", self.say):
+            owners.decide(sites, denier, plans["itemcf"].fingerprint, [plan.fingerprint for plan in plans.values()])
+            for waiting in requests.values():
+                waiting.wait(120, show=lambda _: None)
+        if self.options.pause is not None:
+            self.options.pause()
+        for name, plan in plans.items():
+            for rows in plan.train:
+                self._train(federation, name, plan, rows)
+        self._denied_site_refuses(federation, plans["itemcf"], denier)
+        published = next(run for run in self.runs if run.plan is plans["ease"] and run.protocol == "all")
+        with timed("model published; every site made top-100 lists for its users, which stay there", self.say):
+            published.publish()
+        self._lists(sites)
+        return self._report(sites, data, published)
+
+    def _plans(self) -> dict[str, Plan]:
+        seed = self.options.seed
+        common: dict[str, Any] = {"evaluate": True, "seed": seed}
+        return {
+            "ease": Plan(model=models.Ease(l2=200.0), train=("p1", "p3", "all"), publish=True, name="ease", **common),
+            "my_factors": Plan(code=MyFactors, rounds=self.options.rounds, train=("p1", "p3"), name="my_factors", **common),
+            "itemcf": Plan(model=models.ItemCF(), train=("p1", "p3"), name="itemcf", **common),
+        }
+
+    def _train(self, federation: Datasites, name: str, plan: Plan, rows: str) -> None:
+        def advance(done: Round, total: int) -> None:
+            if self.options.advance is not None:
+                self.options.advance(f"{name} on {rows}", done, total)
+
+        run = federation.train(plan, protocol=rows, on_round=advance)
+        self.runs.append(run)
+        if rows != "all":
+            run.evaluate()
+        seconds = sum(line["seconds"] for line in run.log)
+        up = sum(line["bytes_up"] for line in run.log) / 1e6
+        self.say(f"  {name} on {rows}: {len(run.log)} rounds, {len(run.log[0]['sites'])} sites, {up:.1f} MB up, {seconds:.1f} s")
+
+    def _denied_site_refuses(self, federation: Datasites, plan: Plan, denier: str) -> None:
+        """The owner's no holds at the site, whatever the driver does: ask for a round anyway."""
+        try:
+            federation.ask(denier, plan)
+        except Refused as refusal:
+            self.say(f"  {denier} was asked all the same: {refusal}")
+            return
+        raise AssertionError(f"{denier} ran a plan that its owner denied")
+
+    def _lists(self, sites: Sites) -> None:
+        site = next(iter(sites.all.values()))
+        text = command(["recommend", str(site.folder), "--user", "somebody new", "-k", "3"])
+        self.say(f"  at {site.name}, for somebody new: {', '.join(text.split(chr(10))[1:4])}")
+
+    def _report(self, sites: Sites, data: DataSource, published: Run) -> dict[str, Any]:
+        with timed("the same models trained centrally, as the yardstick", self.say):
+            table = comparison(sites, self.runs)
+        audit = []
+        for site in sites.all.values():
+            verdict = verify(site.folder / "state" / "audit" / "0001.jsonl")
+            audit.append({"site": site.name, "verdict": verdict.verdict, "events": verdict.events})
+            self.say(f"  audit log of {site.name}: {verdict.verdict}, {verdict.events} events")
+        return {
+            "institutions": list(sites.all),
+            "sites": [{"institution": site.name, **{key: (site.facts or {})[key] for key in ("url", "pid", "uid")}} for site in sites.all.values()],
+            "data": {"source": data.source, "sha256": data.sha256, "rows": data.rows},
+            "approvals": owners.approvals(sites),
+            "rounds": [
+                {key: line[key] for key in ("run", "round", "sites", "bytes_up", "bytes_down", "seconds")}
+                for run in self.runs for line in run.log
+            ],
+            "table": table,
+            "models": {published.plan.name: published.model_sha256}
+            | {f"{run.plan.name}-{run.protocol}": run.model_sha256 for run in self.runs},
+            "epsilon": None,
+            "audit": audit,
+            "seconds": round(time.monotonic() - self.began, 1),
+            "seed": self.options.seed,
+            "versions": _versions(),
+        }  # fmt: skip
+
+    def _data(self, folder: Path) -> DataSource:
+        if self.options.synthetic:
+            return synthetic(folder, seed=self.options.seed)
+        try:
+            return get_ml100k(folder, self.options.from_file, progress=self.say)
+        except Unreachable as error:
+            self.say(f"ML-100K cannot be had ({error}); going on with generated data, as with --synthetic")
+            return synthetic(folder, seed=self.options.seed)
+
+
+@contextmanager
+def _work(keep: Path | None) -> Iterator[Path]:
+    """The folder for everything that is written; deleted at the end unless it is kept."""
+    if keep is not None:
+        keep.mkdir(parents=True, exist_ok=True)
+        yield keep
+        return
+    folder = Path(tempfile.mkdtemp(prefix="fedrec-demo-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version(), "fedrec": fedrec.__version__}
+    for name in ("syft", "torch", "numpy", "pandas"):
+        found[name] = str(sys.modules[name].__version__)
+    return found
+
+

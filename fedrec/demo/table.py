@@ -1,0 +1,94 @@
+"""The demo's table: each model federated over the sites, beside popularity, local-only and the centralised yardstick."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+from fedrec.config import SchemaConfig
+from fedrec.demo.sites import Sites
+from fedrec.institution.intake import read_source
+from fedrec.scientist.runs import Run
+from fedrec.simulation import pooled, simulate
+
+Row = dict[str, Any]
+SCOPES = ("popularity", "local", "federated", "centralised")
+FIGURES = {"p1": ("hr@10", "ndcg@10"), "p3": ("ndcg@10",)}
+
+
+def comparison(sites: Sites, runs: Sequence[Run]) -> list[Row]:
+    """Rows of contracts.md's `table`. The demo may pool: it dealt the rows itself; no site ever does.
+
+    Every row of a plan is over the institutions that ran it.
+    """
+    frames = {
+        name: read_source(site.folder / "data" / "ratings.csv", SchemaConfig.load(site.folder / "schema.toml"))
+        for name, site in sites.all.items()
+    }
+    found: dict[tuple[str, str, str], Row] = {}
+    catalogue = sites.config.item_ids()
+    for run in runs:
+        if run.protocol == "all":
+            continue
+        members = run.log[0]["sites"]
+        central = pooled(simulate({name: frames[name] for name in members}, catalogue=catalogue))
+        yardstick = central.train(run.plan, protocol=run.protocol).evaluate()
+        for row in (*_rows(run), *_central(yardstick)):
+            key = (run.plan.name, row["scope"], row["institution"])
+            place = found.setdefault(key, {"model": key[0], "scope": key[1], "institution": key[2], **_empty()})
+            place.update({f"{run.protocol}_{metric}": row[metric] for metric in FIGURES[run.protocol]})
+    return list(found.values())
+
+
+def _rows(run: Run) -> Iterator[Mapping[str, Any]]:
+    """Popularity is taken from models that carry the federation's counts; others know their own site's only."""
+    shared = "counts" in run.shared.tensors
+    for row in run.evaluate().to_dict("records"):
+        if row["scope"] != "popularity" or shared:
+            yield row
+
+
+def _central(table: Any) -> Iterator[Mapping[str, Any]]:
+    row = table[(table["scope"] == "federated") & (table["institution"] == "all")].to_dict("records")[0]
+    yield {**row, "scope": "centralised"}
+
+
+def _empty() -> Row:
+    return {f"{protocol}_{metric}": None for protocol, metrics in FIGURES.items() for metric in metrics}
+
+
+def drawn(report: Mapping[str, Any]) -> list[Table]:
+    """The report as tables for a terminal: quality, cost of rounds, decisions."""
+    quality = Table(title="How well held-out films are found (mean over users)", title_justify="left")
+    for column in ("model", "scope", "institution", "P1 HR@10", "P1 NDCG@10", "P3 NDCG@10"):
+        quality.add_column(column, justify="right" if column[0] == "P" else "left")
+    for row in sorted(report["table"], key=lambda row: (row["model"], SCOPES.index(row["scope"]), row["institution"] == "all")):
+        figures = ["" if row[key] is None else f"{row[key]:.4f}" for key in _empty()]
+        style = "bold" if row["institution"] == "all" else ""
+        quality.add_row(row["model"], row["scope"], row["institution"], *figures, style=style)
+    return [quality, _cost(report), _decisions(report)]
+
+
+def _cost(report: Mapping[str, Any]) -> Table:
+    cost = Table(title="What rounds cost, all sites together", title_justify="left")
+    for column in ("run", "rounds", "sites", "MB up a round", "MB down a round", "seconds a round"):
+        cost.add_column(column, justify="left" if column == "run" else "right")
+    for run in dict.fromkeys(line["run"] for line in report["rounds"]):
+        lines = [line for line in report["rounds"] if line["run"] == run]
+        means = [sum(line[key] for line in lines) / len(lines) for key in ("bytes_up", "bytes_down", "seconds")]
+        cost.add_row(
+            run, str(len(lines)), str(len(lines[0]["sites"])), f"{means[0] / 1e6:.2f}", f"{means[1] / 1e6:.2f}", f"{means[2]:.2f}"
+        )
+    return cost
+
+
+def _decisions(report: Mapping[str, Any]) -> Table:
+    table = Table(title="Who decided what", title_justify="left")
+    for column in ("site", "plan", "decision", "by", "at", "reason"):
+        table.add_column(column)
+    for row in report["approvals"]:
+        table.add_row(*(row[key] for key in ("site", "plan", "decision", "by", "at", "reason")))
+    return table
+
