@@ -73,9 +73,14 @@ class SimulatedFederation:
 
 
 def simulate(
-    frames: Mapping[str, pd.DataFrame], *, user: str = "user", item: str = "item", rating: str | None = "rating",
-    time: str | None = "timestamp", catalogue: Sequence[str] | None = None,
-) -> SimulatedFederation:  # fmt: skip
+    frames: Mapping[str, pd.DataFrame],
+    *,
+    user: str = "user",
+    item: str = "item",
+    rating: str | None = "rating",
+    time: str | None = "timestamp",
+    catalogue: Sequence[str] | None = None,
+) -> SimulatedFederation:
     """A federation of the institutions in `frames`, one DataFrame of interactions each.
 
     Args:
@@ -88,7 +93,9 @@ def simulate(
     if catalogue is None:
         catalogue = sorted({str(value) for frame in frames.values() for value in frame[item]})
     rows = {
-        name: index_frame(frame.astype({user: str, item: str}), catalogue, user=user, item=item, rating=rating, time=time).rows
+        name: index_frame(
+            frame.astype({user: str, item: str}), catalogue, user=user, item=item, rating=rating, time=time
+        ).rows
         for name, frame in frames.items()
     }
     return SimulatedFederation(rows, len(catalogue), catalogue)
@@ -100,7 +107,9 @@ def pooled(federation: SimulatedFederation) -> SimulatedFederation:
     firsts = np.cumsum([0, *(part.n_users for part in parts)])
     timed = all(part.time is not None for part in parts)
     rows = Interactions(
-        np.concatenate([part.user + np.int32(first) for part, first in zip(parts, firsts, strict=False)]).astype(np.int32),
+        np.concatenate([part.user + np.int32(first) for part, first in zip(parts, firsts, strict=False)]).astype(
+            np.int32
+        ),
         np.concatenate([part.item for part in parts]),
         np.concatenate([part.rating for part in parts]),
         np.concatenate([part.time for part in parts if part.time is not None]) if timed else None,

@@ -27,7 +27,9 @@ def log(place: Path, target: str | None) -> None:
     from fedrec.institution.audit import read
 
     events = [event for path in _files(place) for event in read(path)]
-    lines = [f"{e['seq']:5d}  {e['at'][:19]}Z  {e['actor']:24} {e['act']:14} {e['outcome']:18} {e['run']}" for e in events]
+    lines = [
+        f"{e['seq']:5d}  {e['at'][:19]}Z  {e['actor']:24} {e['act']:14} {e['outcome']:18} {e['run']}" for e in events
+    ]
     emit({"events": events}, target, text="\n".join(lines))
 
 

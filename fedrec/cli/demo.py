@@ -11,18 +11,36 @@ from fedrec.cli.output import emit, json_option, say
 
 
 @click.command()
-@click.option("--consortium", type=click.Path(exists=True, file_okay=False, path_type=Path), default="domains/movies", show_default=True, help="Folder with consortium.toml and the institutions.")  # fmt: skip
+@click.option(
+    "--consortium",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    default="domains/movies",
+    show_default=True,
+    help="Folder with consortium.toml and the institutions.",
+)
 @click.option("--synthetic", is_flag=True, help="Generated data instead of ML-100K; needs no network.")
 @click.option("--from-file", type=click.Path(exists=True, path_type=Path), help="A copy of ML-100K that you have.")
-@click.option("--rounds", type=click.IntRange(1, 200), default=25, show_default=True, help="Rounds of the scientist's own model.")
-@click.option("--keep", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="Keep the sites' folders in DIR.")
+@click.option(
+    "--rounds", type=click.IntRange(1, 200), default=25, show_default=True, help="Rounds of the scientist's own model."
+)
+@click.option(
+    "--keep", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="Keep the sites' folders in DIR."
+)
 @click.option("--pause-after", type=click.Choice(["approvals"]), help="Wait there for Enter (or the end of stdin).")
-@click.option("--seed", type=click.IntRange(0, 2**31), default=0, show_default=True, help="Of the split and the models.")
+@click.option(
+    "--seed", type=click.IntRange(0, 2**31), default=0, show_default=True, help="Of the split and the models."
+)
 @json_option
 def demo(
-    consortium: Path, synthetic: bool, from_file: Path | None, rounds: int, keep: Path | None, pause_after: str | None, seed: int,
+    consortium: Path,
+    synthetic: bool,
+    from_file: Path | None,
+    rounds: int,
+    keep: Path | None,
+    pause_after: str | None,
+    seed: int,
     target: str | None,
-) -> None:  # fmt: skip
+) -> None:
     """Train recommenders over real datasites, from data to a table, and shut everything down."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -45,9 +63,7 @@ def demo(
             say("paused after the approvals; Enter goes on")
             sys.stdin.readline()
 
-        options = Options(
-            consortium, from_file, synthetic, rounds, keep, seed, pause if pause_after else None, advance
-        )
+        options = Options(consortium, from_file, synthetic, rounds, keep, seed, pause if pause_after else None, advance)
         report = Story(options, lambda text: console.print(text, markup=False, highlight=False)).tell()
     screen = Console(stderr=target == "-", width=None if sys.stdout.isatty() else 120)
     for table in drawn(report):

@@ -29,6 +29,7 @@ def recommend(folder: Path, user: str, length: int, target: str | None) -> None:
     rows = [{"rank": rank, "item": item, "title": titles.get(item, item)} for rank, item in enumerate(items, 1)]
     head = "for this user" if known else "this user is not known here, so these are popular"
     emit(
-        {"known": known, "items": rows}, target,
+        {"known": known, "items": rows},
+        target,
         text="\n".join([head, *(f"{row['rank']:3d}  {row['title']}" for row in rows)]),
-    )  # fmt: skip
+    )

@@ -31,7 +31,10 @@ def list_requests(folder: Path, target: str | None) -> None:
     from fedrec.institution.review import summary
 
     rows = [summary(row, used, _now()) for row, used in _rows(folder)]
-    lines = [f"{row['id'][:8]}  {row['status']:9}  {row['plan']:16}  {row['scientist']}  {row['submitted_at']}" for row in rows]
+    lines = [
+        f"{row['id'][:8]}  {row['status']:9}  {row['plan']:16}  {row['scientist']}  {row['submitted_at']}"
+        for row in rows
+    ]
     emit({"requests": rows}, target, text="\n".join(lines) or "no requests")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -33,9 +34,14 @@ def serve(folder: Path, target: str | None) -> None:
     from fedrec.institution.serve import serve as run
 
     def ready(facts: Mapping[str, Any]) -> None:
-        emit(dict(facts), target, text=f"{facts['site']} serves {facts['url']}, jail level {facts['jail_level']}; Ctrl-C ends it")
+        emit(
+            dict(facts),
+            target,
+            text=f"{facts['site']} serves {facts['url']}, jail level {facts['jail_level']}; Ctrl-C ends it",
+        )
 
-    run(folder, os.environ.get("FEDREC_OWNER_PASSWORD"), ready)
+    with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C and SIGTERM are how a site ends
+        run(folder, os.environ.get("FEDREC_OWNER_PASSWORD"), ready)
 
 
 @site.command()
@@ -46,7 +52,8 @@ def status(folder: Path, target: str | None) -> None:
     from fedrec.institution.serve import status as ask
 
     facts = ask(folder)
-    text = f"{facts['site']}: {'serves ' + facts['url'] if facts['running'] else 'does not run'}, data version {facts['data_version'] or 'none'}"
+    where = f"serves {facts['url']}" if facts["running"] else "does not run"
+    text = f"{facts['site']}: {where}, data version {facts['data_version'] or 'none'}"
     emit(facts, target, text=text)
 
 
@@ -119,7 +126,9 @@ def add_user(folder: Path, email: str, role: str, target: str | None) -> None:
     """Make an account for EMAIL; its password comes from FEDREC_PASSWORD or is asked for."""
     from fedrec.institution.serve import control
 
-    password = os.environ.get("FEDREC_PASSWORD") or click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
+    password = os.environ.get("FEDREC_PASSWORD") or click.prompt(
+        "Password", hide_input=True, confirmation_prompt=True, err=True
+    )
     answer = control(folder, {"op": "users.add", "email": email, "role": role, "password": password})
     emit(answer, target, text=f"{email} is {role} at {folder.name}")
 

@@ -1,4 +1,4 @@
-"""The data owners of the demo: each reads and decides through `fedrec requests`, in processes that hold only his password."""
+"""The demo's data owners: each decides through `fedrec requests`, in a process that holds only his password."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ def decide(sites: Sites, denier: str, denied: str, plans: Sequence[str]) -> None
         yes = [ids[plan] for plan in plans if (site.name, plan) != (denier, denied)]
         running.append(start_fedrec(["requests", "approve", str(site.folder), *yes], **secrets))
         if site.name == denier:
-            running.append(start_fedrec(["requests", "deny", str(site.folder), ids[denied], "--reason", REASON], **secrets))
+            running.append(
+                start_fedrec(["requests", "deny", str(site.folder), ids[denied], "--reason", REASON], **secrets)
+            )
     for process in running:
         finish(process)
 
@@ -43,7 +45,15 @@ def decide(sites: Sites, denier: str, denied: str, plans: Sequence[str]) -> None
 def approvals(sites: Sites) -> list[dict[str, Any]]:
     """Who decided what and when, at all sites."""
     return [
-        {"site": site.name, "request": row["id"], "plan": row["plan"], "decision": row["status"], "by": row["decided_by"],
-         "at": row["decided_at"], "reason": row["reason"]}
-        for site in sites.all.values() for row in listed(site)
-    ]  # fmt: skip
+        {
+            "site": site.name,
+            "request": row["id"],
+            "plan": row["plan"],
+            "decision": row["status"],
+            "by": row["decided_by"],
+            "at": row["decided_at"],
+            "reason": row["reason"],
+        }
+        for site in sites.all.values()
+        for row in listed(site)
+    ]

@@ -39,7 +39,10 @@ def prepare(consortium: Path, work: Path, data: Path, seed: int = 0) -> Consorti
     work.mkdir(parents=True, exist_ok=True)
     for member in source.member:
         shutil.copytree(
-            consortium / member.folder, work / member.folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("data", "state")
+            consortium / member.folder,
+            work / member.folder,
+            dirs_exist_ok=True,
+            ignore=shutil.ignore_patterns("data", "state"),
         )
     shutil.copyfile(data / "items.csv", work / source.catalogue)
     split_by_user(data / "ratings.csv", work, [member.folder for member in source.member], by="iid", seed=seed)
@@ -48,11 +51,17 @@ def prepare(consortium: Path, work: Path, data: Path, seed: int = 0) -> Consorti
 
 
 def write_consortium(
-    config: ConsortiumConfig, work: Path, *, keys: Mapping[str, str] | None = None, urls: Mapping[str, str] | None = None
+    config: ConsortiumConfig,
+    work: Path,
+    *,
+    keys: Mapping[str, str] | None = None,
+    urls: Mapping[str, str] | None = None,
 ) -> ConsortiumConfig:
     """Write work/consortium.toml with what is known of the members by now, and load it again."""
     members = [
-        member.model_copy(update={"key": (keys or {}).get(member.name, member.key), "url": (urls or {}).get(member.name, member.url)})
+        member.model_copy(
+            update={"key": (keys or {}).get(member.name, member.key), "url": (urls or {}).get(member.name, member.url)}
+        )
         for member in config.member
     ]
     path = work / "consortium.toml"
@@ -82,10 +91,14 @@ class SiteProcess:
         log.parent.mkdir(mode=0o700, exist_ok=True)
         with log.open("a") as errors:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "fedrec", "site", "serve", str(self.folder), "--json", "-"], text=True,
-                stdout=subprocess.PIPE, stderr=errors, stdin=subprocess.DEVNULL, start_new_session=True,
+                [sys.executable, "-m", "fedrec", "site", "serve", str(self.folder), "--json", "-"],
+                text=True,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
                 env=clean_environment(FEDREC_OWNER_PASSWORD=self.owner_password),
-            )  # fmt: skip
+            )
 
     def wait(self) -> None:
         """Read the one JSON object that `serve` prints when it answers.
@@ -128,7 +141,10 @@ class Sites:
         self.config = ConsortiumConfig.load(work / "consortium.toml")
         self.all = {
             member.name: SiteProcess(
-                member.name, work / member.folder, SiteConfig.load(work / member.folder / "site.toml").owner, passwords(member.name)
+                member.name,
+                work / member.folder,
+                SiteConfig.load(work / member.folder / "site.toml").owner,
+                passwords(member.name),
             )
             for member in self.config.member
         }
@@ -141,7 +157,9 @@ class Sites:
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.stop()
 
     @property
@@ -189,16 +207,22 @@ def fedrec(arguments: list[str], **secrets: str) -> str:
 def start_fedrec(arguments: list[str], **secrets: str) -> subprocess.Popen[str]:
     """Start one `fedrec` command; `finish` waits for it."""
     return subprocess.Popen(
-        [sys.executable, "-m", "fedrec", *arguments], text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, env=clean_environment(**secrets),
-    )  # fmt: skip
+        [sys.executable, "-m", "fedrec", *arguments],
+        text=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=clean_environment(**secrets),
+    )
 
 
 def finish(process: subprocess.Popen[str]) -> str:
     """The stdout of a command that ended well. Raises: FedrecError."""
     out, errors = process.communicate()
     if process.returncode != 0:
-        raise FedrecError(errors.strip().splitlines()[-1] if errors.strip() else f"a command ended with {process.returncode}")
+        raise FedrecError(
+            errors.strip().splitlines()[-1] if errors.strip() else f"a command ended with {process.returncode}"
+        )
     return out
 
 

@@ -31,7 +31,7 @@ from fedrec.scientist.driver import Round
 from fedrec.scientist.plan import Plan
 from fedrec.scientist.runs import Run
 
-Say = Callable[[str], object]
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -84,12 +84,14 @@ class Story:
 
     def _with(self, sites: Sites, data: DataSource) -> dict[str, Any]:
         for site in sites.all.values():
-            self.say(f"  {site.name:14} {site.url}  pid {(site.facts or {})['pid']}  jail level {(site.facts or {})['jail_level']}")
+            facts = site.facts or {}
+            self.say(f"  {site.name:14} {site.url}  pid {facts['pid']}  jail level {facts['jail_level']}")
         password = secrets.token_urlsafe(12)
         sites.add_user(SCIENTIST, "scientist", password)
         federation = connect(sites.consortium, SCIENTIST, password)
         first = federation.sites()[0]
-        self.say(f"the scientist sees mocks only, such as {first}'s:\n{federation.mocks()[first].head(3).to_string(index=False)}")
+        mock = federation.mocks()[first].head(3).to_string(index=False)
+        self.say(f"the scientist sees mocks only, such as {first}'s:\n{mock}")
         plans = self._plans()
         denier = federation.sites()[-1]
         with timed("three plans submitted to every site as PySyft code requests", self.say):
@@ -117,7 +119,9 @@ class Story:
         common: dict[str, Any] = {"evaluate": True, "seed": seed}
         return {
             "ease": Plan(model=models.Ease(l2=200.0), train=("p1", "p3", "all"), publish=True, name="ease", **common),
-            "my_factors": Plan(code=MyFactors, rounds=self.options.rounds, train=("p1", "p3"), name="my_factors", **common),
+            "my_factors": Plan(
+                code=MyFactors, rounds=self.options.rounds, train=("p1", "p3"), name="my_factors", **common
+            ),
             "itemcf": Plan(model=models.ItemCF(), train=("p1", "p3"), name="itemcf", **common),
         }
 
@@ -132,7 +136,8 @@ class Story:
             run.evaluate()
         seconds = sum(line["seconds"] for line in run.log)
         up = sum(line["bytes_up"] for line in run.log) / 1e6
-        self.say(f"  {name} on {rows}: {len(run.log)} rounds, {len(run.log[0]['sites'])} sites, {up:.1f} MB up, {seconds:.1f} s")
+        where = f"{len(run.log)} rounds, {len(run.log[0]['sites'])} sites"
+        self.say(f"  {name} on {rows}: {where}, {up:.1f} MB up, {seconds:.1f} s")
 
     def _denied_site_refuses(self, federation: Datasites, plan: Plan, denier: str) -> None:
         """The owner's no holds at the site, whatever the driver does: ask for a round anyway."""
@@ -158,12 +163,16 @@ class Story:
             self.say(f"  audit log of {site.name}: {verdict.verdict}, {verdict.events} events")
         return {
             "institutions": list(sites.all),
-            "sites": [{"institution": site.name, **{key: (site.facts or {})[key] for key in ("url", "pid", "uid")}} for site in sites.all.values()],
+            "sites": [
+                {"institution": site.name, **{key: (site.facts or {})[key] for key in ("url", "pid", "uid")}}
+                for site in sites.all.values()
+            ],
             "data": {"source": data.source, "sha256": data.sha256, "rows": data.rows},
             "approvals": owners.approvals(sites),
             "rounds": [
                 {key: line[key] for key in ("run", "round", "sites", "bytes_up", "bytes_down", "seconds")}
-                for run in self.runs for line in run.log
+                for run in self.runs
+                for line in run.log
             ],
             "table": table,
             "models": {published.plan.name: published.model_sha256}
@@ -173,7 +182,7 @@ class Story:
             "seconds": round(time.monotonic() - self.began, 1),
             "seed": self.options.seed,
             "versions": _versions(),
-        }  # fmt: skip
+        }
 
     def _data(self, folder: Path) -> DataSource:
         if self.options.synthetic:
@@ -204,5 +213,3 @@ def _versions() -> dict[str, str]:
     for name in ("syft", "torch", "numpy", "pandas"):
         found[name] = str(sys.modules[name].__version__)
     return found
-
-

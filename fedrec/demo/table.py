@@ -1,4 +1,4 @@
-"""The demo's table: each model federated over the sites, beside popularity, local-only and the centralised yardstick."""
+"""The demo's tables: each model federated, beside popularity, local-only and the centralised yardstick."""
 
 from __future__ import annotations
 
@@ -35,22 +35,21 @@ def comparison(sites: Sites, runs: Sequence[Run]) -> list[Row]:
         members = run.log[0]["sites"]
         central = pooled(simulate({name: frames[name] for name in members}, catalogue=catalogue))
         yardstick = central.train(run.plan, protocol=run.protocol).evaluate()
-        for row in (*_rows(run), *_central(yardstick)):
+        for row in (*_rows(run, popularity=run.plan is runs[0].plan), *_central(yardstick)):
             key = (run.plan.name, row["scope"], row["institution"])
             place = found.setdefault(key, {"model": key[0], "scope": key[1], "institution": key[2], **_empty()})
             place.update({f"{run.protocol}_{metric}": row[metric] for metric in FIGURES[run.protocol]})
     return list(found.values())
 
 
-def _rows(run: Run) -> Iterator[Mapping[str, Any]]:
-    """Popularity is taken from models that carry the federation's counts; others know their own site's only."""
-    shared = "counts" in run.shared.tensors
+def _rows(run: Run, popularity: bool) -> Iterator[Mapping[Any, Any]]:
+    """A run's own figures; popularity is the same for every model, so one carries it."""
     for row in run.evaluate().to_dict("records"):
-        if row["scope"] != "popularity" or shared:
+        if row["scope"] != "popularity" or popularity:
             yield row
 
 
-def _central(table: Any) -> Iterator[Mapping[str, Any]]:
+def _central(table: Any) -> Iterator[Mapping[Any, Any]]:
     row = table[(table["scope"] == "federated") & (table["institution"] == "all")].to_dict("records")[0]
     yield {**row, "scope": "centralised"}
 
@@ -60,15 +59,35 @@ def _empty() -> Row:
 
 
 def drawn(report: Mapping[str, Any]) -> list[Table]:
-    """The report as tables for a terminal: quality, cost of rounds, decisions."""
-    quality = Table(title="How well held-out films are found (mean over users)", title_justify="left")
-    for column in ("model", "scope", "institution", "P1 HR@10", "P1 NDCG@10", "P3 NDCG@10"):
-        quality.add_column(column, justify="right" if column[0] == "P" else "left")
-    for row in sorted(report["table"], key=lambda row: (row["model"], SCOPES.index(row["scope"]), row["institution"] == "all")):
+    """The report as tables for a terminal: quality, institutions, cost of rounds, decisions."""
+    return [_quality(report), _institutions(report), _cost(report), _decisions(report)]
+
+
+def _quality(report: Mapping[str, Any]) -> Table:
+    table = Table(title="How well held-out items are found, all institutions (mean over users)", title_justify="left")
+    for column in ("model", "scope", "P1 HR@10", "P1 NDCG@10", "P3 NDCG@10"):
+        table.add_column(column, justify="right" if column[0] == "P" else "left")
+    rows = [row for row in report["table"] if row["institution"] == "all"]
+    for row in sorted(rows, key=lambda row: (row["scope"] != "popularity", row["model"], SCOPES.index(row["scope"]))):
         figures = ["" if row[key] is None else f"{row[key]:.4f}" for key in _empty()]
-        style = "bold" if row["institution"] == "all" else ""
-        quality.add_row(row["model"], row["scope"], row["institution"], *figures, style=style)
-    return [quality, _cost(report), _decisions(report)]
+        name = "" if row["scope"] == "popularity" else row["model"]
+        table.add_row(name, row["scope"], *figures, style="bold" if row["scope"] == "federated" else "")
+    return table
+
+
+def _institutions(report: Mapping[str, Any]) -> Table:
+    """What an institution gains: its own model alone against the federated one, on its own users."""
+    table = Table(
+        title="What each institution gains, P1 NDCG@10 on its own users: alone -> federated", title_justify="left"
+    )
+    names = list(dict.fromkeys(row["model"] for row in report["table"]))
+    for column in ("institution", *names):
+        table.add_column(column, justify="left" if column == "institution" else "right")
+    at = {(row["model"], row["scope"], row["institution"]): row["p1_ndcg@10"] for row in report["table"]}
+    for site in report["institutions"]:
+        pairs = [(at.get((name, "local", site)), at.get((name, "federated", site))) for name in names]
+        table.add_row(site, *("denied" if None in pair else f"{pair[0]:.4f} -> {pair[1]:.4f}" for pair in pairs))
+    return table
 
 
 def _cost(report: Mapping[str, Any]) -> Table:
@@ -79,7 +98,12 @@ def _cost(report: Mapping[str, Any]) -> Table:
         lines = [line for line in report["rounds"] if line["run"] == run]
         means = [sum(line[key] for line in lines) / len(lines) for key in ("bytes_up", "bytes_down", "seconds")]
         cost.add_row(
-            run, str(len(lines)), str(len(lines[0]["sites"])), f"{means[0] / 1e6:.2f}", f"{means[1] / 1e6:.2f}", f"{means[2]:.2f}"
+            run,
+            str(len(lines)),
+            str(len(lines[0]["sites"])),
+            f"{means[0] / 1e6:.2f}",
+            f"{means[1] / 1e6:.2f}",
+            f"{means[2]:.2f}",
         )
     return cost
 
@@ -91,4 +115,3 @@ def _decisions(report: Mapping[str, Any]) -> Table:
     for row in report["approvals"]:
         table.add_row(*(row[key] for key in ("site", "plan", "decision", "by", "at", "reason")))
     return table
-

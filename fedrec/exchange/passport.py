@@ -12,7 +12,24 @@ from fedrec.errors import Refused
 from fedrec.exchange.wire import canonical
 
 FIELDS = frozenset(
-    "site run round kind protocol base nonce request permit plan data_version sha256 bytes rows users fedrec".split()
+    [
+        "site",
+        "run",
+        "round",
+        "kind",
+        "protocol",
+        "base",
+        "nonce",
+        "request",
+        "permit",
+        "plan",
+        "data_version",
+        "sha256",
+        "bytes",
+        "rows",
+        "users",
+        "fedrec",
+    ]
 )
 
 

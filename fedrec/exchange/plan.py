@@ -185,7 +185,7 @@ def check_text(text: str) -> None:
             that is invisible or changes the direction of the writing.
     """
     if '"""' in text:
-        raise _bad('the plan holds three double quotes; write docstrings and texts with single quotes or as # comments')
+        raise _bad("the plan holds three double quotes; write docstrings and texts with single quotes or as # comments")
     if text.endswith("\\"):
         raise _bad("the plan ends in a backslash")
     for char in text:

@@ -24,7 +24,8 @@ def function_name(plan: str, name: str) -> str:
 
 def write(plan: str, name: str) -> str:
     """The text of the request's function for the plan `name`."""
-    return f'def {function_name(plan, name)}(site, task):\n    plan = r"""{plan}"""\n    return site(plan=plan, task=task)\n'
+    head = f"def {function_name(plan, name)}(site, task):"
+    return f'{head}\n    plan = r"""{plan}"""\n    return site(plan=plan, task=task)\n'
 
 
 def check(text: str) -> tuple[str, PlanText]:

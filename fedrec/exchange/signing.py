@@ -21,7 +21,9 @@ def message(method: str, target: str, uid: str, body: str, when: str, nonce: str
     return "\n".join(["fedrec-v1", method, target, uid, body, when, nonce, permit]).encode()
 
 
-def headers(key: SigningKey, method: str, target: str, uid: str, *, body: str = EMPTY, permit: str = "") -> dict[str, str]:
+def headers(
+    key: SigningKey, method: str, target: str, uid: str, *, body: str = EMPTY, permit: str = ""
+) -> dict[str, str]:
     """The five headers of one call, signed with the caller's PySyft key."""
     when, nonce = str(int(time.time())), secrets.token_hex(16)
     signature = key.sign(message(method, target, uid, body, when, nonce, permit)).signature.hex()
@@ -54,7 +56,9 @@ def check(
         VerifyKey(bytes.fromhex(key)).verify(message(method, target, uid, body, when, nonce, permit), signature)
         seconds = int(when)
     except (BadSignatureError, ValueError, TypeError):
-        raise Refused("gate.signature", "the call is not signed by its key", "Sign it with the key of your login") from None
+        raise Refused(
+            "gate.signature", "the call is not signed by its key", "Sign it with the key of your login"
+        ) from None
     if abs(time.time() - seconds) > WINDOW_S:
         raise Refused("gate.time", "the call's clock is more than ten minutes off", "Set the clock and send it again")
     if len(nonce) != 32 or not fresh(key, nonce):

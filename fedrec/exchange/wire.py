@@ -31,7 +31,9 @@ def decode(data: bytes) -> dict[str, Array]:
     try:
         tensors = load(data)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise Refused("wire.format", f"the tensors are not safetensors ({type(error).__name__})", "Send them again") from None
+        raise Refused(
+            "wire.format", f"the tensors are not safetensors ({type(error).__name__})", "Send them again"
+        ) from None
     if len(tensors) > MAX_TENSORS:
         raise Refused("wire.format", f"more than {MAX_TENSORS} tensors", "Send fewer")
     return dict(tensors)

@@ -6,6 +6,8 @@ written, the act does not happen. Signed checkpoints and witnesses come with the
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -13,14 +15,14 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from fedrec.errors import Refused
 from fedrec.exchange.wire import canonical
 
-KEYS = ("seq", "at", "actor", "role", "act", "object", "outcome", "request", "permit", "run", "round", "detail", "prev", "hash")
+KEYS = frozenset("seq at actor role act object outcome request permit run round detail prev hash".split())
 START = "0" * 64
 
 
@@ -33,6 +35,7 @@ class AuditLog:
         self._lock = threading.Lock()
         self._seq, self._prev, torn = _tail(self.path)
         self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        self._size, self._whole = os.fstat(self._file).st_size, True
         if torn:
             self.event("site", "site", "repair", "log", outcome="torn-tail", detail={"bytes": torn})
 
@@ -41,9 +44,19 @@ class AuditLog:
         os.close(self._file)
 
     def event(
-        self, actor: str, role: str, act: str, thing: str, *, outcome: str, request: str = "", permit: str = "", run: str = "",
-        round: int | None = None, detail: Mapping[str, str | int | bool] | None = None,
-    ) -> int:  # fmt: skip
+        self,
+        actor: str,
+        role: str,
+        act: str,
+        thing: str,
+        *,
+        outcome: str,
+        request: str = "",
+        permit: str = "",
+        run: str = "",
+        round: int | None = None,  # noqa: A002  the event's key
+        detail: Mapping[str, str | int | bool] | None = None,
+    ) -> int:
         """Append one event and return its number once it is on disk.
 
         Args:
@@ -54,26 +67,43 @@ class AuditLog:
             Refused: `audit.write` when the event cannot be written.
         """
         with self._lock:
-            body = {
-                "seq": self._seq, "at": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ"), "actor": actor,
-                "role": role, "act": act, "object": thing, "outcome": outcome, "request": request, "permit": permit,
-                "run": run, "round": round, "detail": dict(detail or {}), "prev": self._prev,
-            }  # fmt: skip
+            body: dict[str, Any] = {
+                "seq": self._seq,
+                "at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+                "actor": actor,
+                "role": role,
+                "act": act,
+                "object": thing,
+                "outcome": outcome,
+                "request": request,
+                "permit": permit,
+                "run": run,
+                "round": round,
+                "detail": dict(detail or {}),
+                "prev": self._prev,
+            }
             digest = hashlib.sha256(canonical(body)).hexdigest()
             line = canonical({**body, "hash": digest}) + b"\n"
             self._append(line)
             self._seq, self._prev = self._seq + 1, digest
-            return int(body["seq"])
+            return self._seq - 1
 
     def _append(self, line: bytes) -> None:
-        start = os.fstat(self._file).st_size
         try:
+            if not self._whole:
+                os.ftruncate(self._file, self._size)
+            self._whole = False
             if os.write(self._file, line) != len(line):
-                raise OSError("short write")
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fdatasync(self._file)
         except OSError as error:
-            os.ftruncate(self._file, start)
-            raise Refused("audit.write", f"the audit log cannot be written ({error.strerror})", "Tell the data owner") from None
+            with contextlib.suppress(OSError):  # else before the next event
+                os.ftruncate(self._file, self._size)
+                self._whole = True
+            raise Refused(
+                "audit.write", f"the audit log cannot be written ({error.strerror})", "Tell the data owner"
+            ) from None
+        self._size, self._whole = self._size + len(line), True
 
     @contextmanager
     def act(self, actor: str, role: str, act: str, thing: str, **ids: Any) -> Iterator[dict[str, Any]]:
@@ -90,7 +120,9 @@ class AuditLog:
             outcome = f"error {type(error).__name__}"
             raise
         finally:
-            self.event(actor, role, act, thing, outcome=outcome, **{**ids, "detail": {**ids.get("detail", {}), **facts}})
+            self.event(
+                actor, role, act, thing, outcome=outcome, **{**ids, "detail": {**ids.get("detail", {}), **facts}}
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +167,7 @@ def _wrong(line: bytes, number: int, previous: str) -> str:
     try:
         event = json.loads(line)
         body = {key: value for key, value in event.items() if key != "hash"}
-        if tuple(sorted(event)) != tuple(sorted(KEYS)) or canonical(event) + b"\n" != line:
+        if set(event) != KEYS or canonical(event) + b"\n" != line:
             return "the event is not in canonical form"
         if event["seq"] != number:
             return f"event {number} is missing, moved or doubled"

@@ -7,7 +7,7 @@ pending after a crash is void (contracts.md).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 from fedrec.errors import Refused
@@ -31,20 +31,33 @@ class Decisions:
         self._site, self._jobs = site, jobs
 
     def check_submission(self, account: Account, plan_text: str, plan: PlanText) -> None:
-        """Refuse a plan above the site's limits, or one that this account sent before. Raises: Refused."""
+        """Raises: Refused for a plan above the site's limits, or one that this account sent before."""
         check_limits(plan, self._site.config, self._site.store.n_items)
         if self._site.ledger.request_of(account.key, fingerprint(plan_text)) is not None:
-            raise Refused("request.exists", "this very plan was submitted before", "Use that request, or change the plan")
+            raise Refused(
+                "request.exists", "this very plan was submitted before", "Use that request, or change the plan"
+            )
 
     def submitted(self, account: Account, plan_text: str, plan: PlanText, request: str, code: str) -> None:
         """Record a request that PySyft has taken."""
         self._site.ledger.add_request(
             RequestRow(
-                id=request, code=code, fingerprint=fingerprint(plan_text), name=plan.name, scientist=account.email,
-                key=account.key, plan=plan_text, submitted_at=self._site.now(), decision="waiting", reason="", decided_by="",
-                decided_at="", permit=None, permit_state="none",
+                id=request,
+                code=code,
+                fingerprint=fingerprint(plan_text),
+                name=plan.name,
+                scientist=account.email,
+                key=account.key,
+                plan=plan_text,
+                submitted_at=self._site.now(),
+                decision="waiting",
+                reason="",
+                decided_by="",
+                decided_at="",
+                permit=None,
+                permit_state="none",
             )
-        )  # fmt: skip
+        )
 
     def approve(self, by: Account, request: str, limits: Mapping[str, Any], apply: Callable[[], bool]) -> None:
         """Approve a request within the approver's limits.
@@ -62,11 +75,24 @@ class Decisions:
         plan = PlanText.parse(row.plan)
         check_limits(plan, site.config, site.store.n_items)
         facts = make(
-            plan, request=row.id, fingerprint=row.fingerprint, scientist=row.scientist, scientist_key=row.key,
-            site=site.config.name, data_version=site.store.version, consortium=site.consortium.hash, approver=by.email,
-            approver_key=by.key, now=datetime.now(timezone.utc), limits=limits,
-            caps={"train": site.config.limits.train, "evaluate": site.config.limits.evaluate, "days": site.config.limits.days},
-        )  # fmt: skip
+            plan,
+            request=row.id,
+            fingerprint=row.fingerprint,
+            scientist=row.scientist,
+            scientist_key=row.key,
+            site=site.config.name,
+            data_version=site.store.version,
+            consortium=site.consortium.hash,
+            approver=by.email,
+            approver_key=by.key,
+            now=datetime.now(UTC),
+            limits=limits,
+            caps={
+                "train": site.config.limits.train,
+                "evaluate": site.config.limits.evaluate,
+                "days": site.config.limits.days,
+            },
+        )
         permit = sign(facts, site.keys.site)
         ids = {"request": row.id, "permit": permit["id"]}
         with site.audit.act(by.email, by.role, "approve", row.fingerprint, **ids):
@@ -89,7 +115,9 @@ class Decisions:
             site.ledger.decide(row.id, decision, by.email, site.now(), reason)
             self._jobs.stop(row.id)
             if not apply():
-                raise Refused("site.error", "PySyft did not take the decision; the site did", "Nothing runs; tell the owner")
+                raise Refused(
+                    "site.error", "PySyft did not take the decision; the site did", "Nothing runs; tell the owner"
+                )
 
     def _row(self, request: str) -> RequestRow:
         row = self._site.ledger.request(request)

@@ -34,4 +34,6 @@ def call(key: object, plan: object, task: object) -> dict[str, Any]:
         return dict(refusal.answer())
     except Exception:
         _log.exception("a task ended with an exception")
-        return dict(Refused("site.error", "the site had an error of its own", "Ask the data owner to read the log").answer())
+        return dict(
+            Refused("site.error", "the site had an error of its own", "Ask the data owner to read the log").answer()
+        )

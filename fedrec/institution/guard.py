@@ -35,7 +35,7 @@ class Guard:
     min_users_per_row: int = 1
 
     def check(self, tensors: Mapping[str, Array], encoded_bytes: int) -> None:
-        """Raises: Refused `guard.name`, `.dtype`, `.shape`, `.finite` or `.bytes`; says which check, never which value."""
+        """Raises: Refused `guard.name`, `.dtype`, `.shape`, `.finite`, `.bytes`: which check, never which value."""
         if set(tensors) != set(self.leaves):
             raise Refused("guard.name", "the update has other arrays than the plan declares", _NEXT)
         for name, tensor in self.leaves.items():

@@ -83,6 +83,8 @@ class Jobs:
                 raise
             if known is None:
                 self._forget_round(row, task)
+            else:  # another thread was faster; its intent has its own outcome
+                site.audit.event(row.scientist, "scientist", task.kind, row.fingerprint, outcome="repeated", **_ids(row, task))
         return self._resume(job, row, task)
 
     def _resume(self, job: str, row: RequestRow, task: Task) -> dict[str, Any]:
@@ -158,6 +160,13 @@ class Jobs:
     # one job, in a thread of the pool
 
     def _run(self, job: str, row: RequestRow, task: Task) -> None:
+        try:
+            self._to_its_end(job, row, task)
+        finally:  # also when the outcome cannot be written: then the same task, sent again, runs again
+            with self._lock:
+                self._active.pop(job, None)
+
+    def _to_its_end(self, job: str, row: RequestRow, task: Task) -> None:
         site = self._site
         detail: dict[str, str | int | bool] = {}
         try:
@@ -168,8 +177,8 @@ class Jobs:
             answer, status = refusal.answer(), "refused"
         except Exception:
             _log.exception("job %s", job)
-            refusal = Refused("site.error", "the site had an error of its own", "Ask the data owner to read the log")
-            answer, status = refusal.answer(), "refused"
+            ours = Refused("site.error", "the site had an error of its own", "Ask the data owner to read the log")
+            answer, status = ours.answer(), "refused"
         if status == "refused" and "sha256" in detail:
             site.blobs.drop("out", row.id, str(detail["sha256"]))
         if not (status == "refused" and answer["code"] == "jail.stopped" and self._may_go_on(row)):
@@ -178,8 +187,6 @@ class Jobs:
                 row.scientist, "scientist", task.kind, row.fingerprint, outcome=outcome, detail=detail, **_ids(row, task)
             )
             site.ledger.finish(job, status, answer, site.now())
-        with self._lock:
-            self._active.pop(job, None)
 
     def _may_go_on(self, row: RequestRow) -> bool:
         """Whether a stopped job was stopped by the site's own end, so that the next start repeats it."""

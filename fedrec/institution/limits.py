@@ -20,20 +20,28 @@ def check_limits(plan: PlanText, config: SiteConfig, n_items: int | None = None)
     """
     limits, name = config.limits, str(plan.model["name"])
     if plan.fedrec != fedrec.__version__:
-        raise Refused("plan.version", f"the plan is for fedrec {plan.fedrec}, this site runs {fedrec.__version__}", "Make it anew")
+        raise Refused(
+            "plan.version", f"the plan is for fedrec {plan.fedrec}, this site runs {fedrec.__version__}", "Make it anew"
+        )
     if name not in (*NAMES, "own"):
         raise Refused("plan.model", f"there is no model {name!r}", f"Use one of {', '.join(NAMES)}")
     if name == "own" and not limits.own_code:
-        raise Refused("plan.own_code", "this institution does not run a plan's own code", "Use a recipe, or talk to the owner")
+        raise Refused(
+            "plan.own_code", "this institution does not run a plan's own code", "Use a recipe, or talk to the owner"
+        )
     if name == "echo" and not limits.allow_echo:
         raise Refused("plan.model", "echo sends a model back; this institution does not run it", "Use another model")
     if limits.models and name not in limits.models:
         raise Refused("plan.model", f"this institution does not run {name}", f"Use one of {', '.join(limits.models)}")
     if plan.train_tasks > limits.train:
-        raise Refused("plan.rounds", f"{plan.train_tasks} train tasks asked, {limits.train} allowed", "Ask for fewer rounds")
+        raise Refused(
+            "plan.rounds", f"{plan.train_tasks} train tasks asked, {limits.train} allowed", "Ask for fewer rounds"
+        )
     if plan.publish and not limits.publish:
         raise Refused("plan.publish", "this institution does not take published models", "Submit with publish=False")
     if n_items is not None:
         size = sum(tensor.nbytes(n_items) for tensor in plan.leaves.values())
         if size > limits.megabytes * 10**6:
-            raise Refused("plan.bytes", f"an update has {size} bytes, {limits.megabytes:g} MB allowed", "Ask for a smaller model")
+            raise Refused(
+                "plan.bytes", f"an update has {size} bytes, {limits.megabytes:g} MB allowed", "Ask for a smaller model"
+            )

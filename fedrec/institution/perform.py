@@ -37,7 +37,14 @@ class Done:
     numbers: dict[str, Any] = field(default_factory=dict)
 
 
-def perform(plan: PlanText, kind: str, protocol: str, rows: Interactions, shared: Mapping[str, Array], private: Mapping[str, Array]) -> Done:
+def perform(
+    plan: PlanText,
+    kind: str,
+    protocol: str,
+    rows: Interactions,
+    shared: Mapping[str, Array],
+    private: Mapping[str, Array],
+) -> Done:
     """Train, evaluate or make lists, as `kind` says.
 
     Args:

@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import fedrec
@@ -17,6 +17,7 @@ from fedrec.exchange.plan import PROTOCOLS, PlanText
 KINDS = ("train", "evaluate", "publish")
 _RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _HEX = re.compile(r"[0-9a-f]+")
+_HOURS = re.compile(r"[0-9]{1,2}-[0-9]{1,2}")
 _TASK_KEYS = {"kind", "run", "round", "protocol", "base", "nonce"}
 
 
@@ -54,7 +55,12 @@ class Task:
             raise _bad_task("round is a whole number from 0")
         if task.protocol not in PROTOCOLS:
             raise _bad_task(f"protocol is one of {', '.join(PROTOCOLS)}")
-        if len(task.base) != 64 or not _HEX.fullmatch(task.base) or len(task.nonce) != 32 or not _HEX.fullmatch(task.nonce):
+        if (
+            len(task.base) != 64
+            or not _HEX.fullmatch(task.base)
+            or len(task.nonce) != 32
+            or not _HEX.fullmatch(task.nonce)
+        ):
             raise _bad_task("base has 64 hex digits and nonce 32")
         return task
 
@@ -65,9 +71,21 @@ class Task:
 
 
 def make(
-    plan: PlanText, *, request: str, fingerprint: str, scientist: str, scientist_key: str, site: str, data_version: str,
-    consortium: str, approver: str, approver_key: str, now: datetime, limits: Mapping[str, Any], caps: Mapping[str, int],
-) -> dict[str, Any]:  # fmt: skip
+    plan: PlanText,
+    *,
+    request: str,
+    fingerprint: str,
+    scientist: str,
+    scientist_key: str,
+    site: str,
+    data_version: str,
+    consortium: str,
+    approver: str,
+    approver_key: str,
+    now: datetime,
+    limits: Mapping[str, Any],
+    caps: Mapping[str, int],
+) -> dict[str, Any]:
     """The facts of a permit, unsigned: what the plan asks, cut to the approver's limits and the site's caps.
 
     Args:
@@ -91,7 +109,7 @@ def make(
         until = min(until, _time(asked))
     if limits.get("epsilon") is not None:
         raise _bad_limit("this plan has no differential privacy, so it cannot be limited by epsilon")
-    hours = str(limits.get("hours") or "0-24")
+    hours = "0-24" if limits.get("hours") is None else str(limits["hours"])
     _hours(hours)
     evaluations = len(plan.train) * plan.runs * 2 if plan.evaluate else 0
     return {
@@ -106,7 +124,11 @@ def make(
         "purpose": plan.purpose,
         "data_version": data_version,
         "consortium": consortium,
-        "tasks": {"train": train, "evaluate": min(evaluations, caps["evaluate"]), "publish": plan.runs if plan.publish else 0},
+        "tasks": {
+            "train": train,
+            "evaluate": min(evaluations, caps["evaluate"]),
+            "publish": plan.runs if plan.publish else 0,
+        },
         "protocols": list(plan.train),
         "rounds": plan.rounds,
         "epsilon": None,
@@ -130,11 +152,13 @@ def check(
         site_key: the site's own public key, hex.
 
     Raises:
-        Refused: `permit.missing`, `.denied`, `.revoked`, `.signature`, `.fingerprint`, `.version`, `.expired` or `.hours`.
+        Refused: `permit.` missing, denied, revoked, signature, fingerprint, version, expired or hours.
     """
     because = f": {reason}" if reason else ""
     if decision == "denied":
-        raise Refused("permit.denied", f"the data owner denied this plan{because}", "Talk to the owner or submit another plan")
+        raise Refused(
+            "permit.denied", f"the data owner denied this plan{because}", "Talk to the owner or submit another plan"
+        )
     if decision == "revoked":
         raise Refused("permit.revoked", f"the data owner revoked this permit{because}", "Talk to the owner")
     if decision != "approved" or permit is None:
@@ -142,9 +166,13 @@ def check(
     if not signed_by(permit, site_key):
         raise Refused("permit.signature", "the permit is not signed by this site", "Ask the owner to approve again")
     if permit["fingerprint"] != fingerprint:
-        raise Refused("permit.fingerprint", "the permit is for another plan", "Submit this plan and wait for its approval")
+        raise Refused(
+            "permit.fingerprint", "the permit is for another plan", "Submit this plan and wait for its approval"
+        )
     if permit["fedrec"] != fedrec.__version__:
-        raise Refused("permit.version", f"the permit is for fedrec {permit['fedrec']}", "Ask the owner to approve again")
+        raise Refused(
+            "permit.version", f"the permit is for fedrec {permit['fedrec']}", "Ask the owner to approve again"
+        )
     if not permit["not_before"] <= now < permit["not_after"]:
         raise Refused("permit.expired", f"the permit ended on {permit['not_after']}", "Ask the owner to approve again")
     first, last = _hours(permit["hours"])
@@ -169,7 +197,9 @@ def reservable(
     if allowed == 0:
         raise Refused("permit.kind", f"the permit has no {task.kind}", "Submit a plan that asks for it")
     if used.get(task.kind, 0) >= allowed:
-        raise Refused("permit.rounds", f"all {allowed} {task.kind} tasks of the permit are used", "Ask for a new permit")
+        raise Refused(
+            "permit.rounds", f"all {allowed} {task.kind} tasks of the permit are used", "Ask for a new permit"
+        )
     trained = {(number, protocol) for kind, number, protocol, status in run if kind == "train" and status == "done"}
     if task.kind == "train":
         if task.protocol not in permit["protocols"] or task.round >= permit["rounds"]:
@@ -186,20 +216,20 @@ def reservable(
 
 def stamp(when: datetime) -> str:
     """RFC 3339 in UTC with Z, whole seconds."""
-    return when.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return when.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="seconds") + "Z"
 
 
 def _time(text: object) -> datetime:
     try:
         when = datetime.fromisoformat(str(text))
-    except ValueError:
+        return when.astimezone(UTC) if when.tzinfo else when.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
         raise _bad_limit("until is an ISO time such as 2027-01-31T18:00:00Z") from None
-    return when if when.tzinfo else when.replace(tzinfo=timezone.utc)
 
 
 def _hours(text: str) -> tuple[int, int]:
-    first, dash, last = text.partition("-")
-    if not (dash and first.isdigit() and last.isdigit() and 0 <= int(first) < int(last) <= 24):
+    first, _, last = text.partition("-")
+    if not _HOURS.fullmatch(text) or not 0 <= int(first) < int(last) <= 24:
         raise _bad_limit("hours is FIRST-LAST with 0 <= FIRST < LAST <= 24, in UTC")
     return int(first), int(last)
 

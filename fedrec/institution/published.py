@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from fedrec.institution.ledger import RequestRow
 from fedrec.institution.permit import Task
 from fedrec.institution.store import Store
 
+_ONE = threading.Lock()  # one installation at a time, so that none clears another's folder away
+
 
 class Published:
     """The models below `state`/models, one of which `current` names."""
@@ -26,19 +29,35 @@ class Published:
 
     def install(self, row: RequestRow, task: Task, shared: Path, lists: Path, store: Store) -> None:
         """Put a model and its users' lists in place, then point to it; a reader sees the old one or the new one."""
-        target, fresh = self._folder / task.base[:16], self._folder / f".{task.nonce}"
+        with _ONE:
+            self._install(row, task, shared, lists, store)
+
+    def _install(self, row: RequestRow, task: Task, shared: Path, lists: Path, store: Store) -> None:
+        target, fresh = self._folder / f"{task.base[:16]}-{task.nonce[:16]}", self._folder / f".{task.nonce}"
+        before = self._folder / "current"
+        old = before.read_text() if before.exists() else target.name
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(mode=0o700, parents=True)
         shutil.copyfile(shared, fresh / "shared.safetensors")
         os.replace(lists, fresh / "lists.safetensors")
-        facts = {"model": task.base, "plan": row.fingerprint, "name": row.name, "run": task.run, "data_version": store.version}
+        facts = {
+            "model": task.base,
+            "plan": row.fingerprint,
+            "name": row.name,
+            "run": task.run,
+            "data_version": store.version,
+        }
         (fresh / "model.json").write_text(json.dumps(facts))
-        if target.exists():
-            shutil.rmtree(target)
-        os.replace(fresh, target)
+        if target.exists():  # the same job, repeated after a crash: the same files
+            shutil.rmtree(fresh)
+        else:
+            os.replace(fresh, target)
         pointer = self._folder / ".current"
         pointer.write_text(target.name)
-        os.replace(pointer, self._folder / "current")
+        os.replace(pointer, before)
+        for rest in self._folder.iterdir():  # the one before stays for those who read it now
+            if rest.is_dir() and rest.name not in (target.name, old, fresh.name):
+                shutil.rmtree(rest, ignore_errors=True)
 
     def current(self) -> dict[str, Any]:
         """Facts about the served model.
@@ -54,7 +73,9 @@ class Published:
         return {**facts, "folder": name}
 
     def recommend(self, user: str, k: int, items: Sequence[str]) -> tuple[list[str], bool]:
-        """The best `k` items that the user has not touched, and whether the user is known; unknown users get what is popular.
+        """The best `k` items that the user has not touched, and whether the user is known.
+
+        Unknown users get what is popular.
 
         Args:
             k: 1 to 100.

@@ -78,14 +78,14 @@ class SyftServer:
         """Register `fedrec.round`, or write its text again: PySyft keeps it in its database and executes that."""
         sy = self.syft
 
-        @sy.api_endpoint_method(settings={})
-        def private_function(context, plan: str, task: dict):  # type: ignore
+        @sy.api_endpoint_method(settings={})  # type: ignore[untyped-decorator]
+        def private_function(context, plan: str, task: dict):  # type: ignore[no-untyped-def,type-arg]
             from fedrec.institution import endpoint
 
             return endpoint.call(context.credentials, plan, task)
 
-        @sy.api_endpoint_method(settings={})
-        def mock_function(context, plan: str, task: dict):  # type: ignore  # noqa: ARG001
+        @sy.api_endpoint_method(settings={})  # type: ignore[untyped-decorator]
+        def mock_function(context, plan: str, task: dict):  # type: ignore[no-untyped-def,type-arg]  # noqa: ARG001
             return {"status": "refused", "code": "gate.role", "reason": "direct calls are closed", "next_step": "Submit a plan"}
 
         wanted = sy.TwinAPIEndpoint(

@@ -28,10 +28,17 @@ def summary(row: RequestRow, used: Mapping[str, int], now: str) -> dict[str, Any
     """One request as `fedrec requests list` and the scientist's own list show it."""
     permit = row.signed_permit
     return {
-        "id": row.id, "plan": row.name, "scientist": row.scientist, "status": status_of(row, used, now),
-        "fingerprint": row.fingerprint, "permit": permit, "submitted_at": row.submitted_at, "reason": row.reason,
-        "decided_by": row.decided_by, "decided_at": row.decided_at,
-    }  # fmt: skip
+        "id": row.id,
+        "plan": row.name,
+        "scientist": row.scientist,
+        "status": status_of(row, used, now),
+        "fingerprint": row.fingerprint,
+        "permit": permit,
+        "submitted_at": row.submitted_at,
+        "reason": row.reason,
+        "decided_by": row.decided_by,
+        "decided_at": row.decided_at,
+    }
 
 
 def details(row: RequestRow, used: Mapping[str, int], now: str, n_items: int) -> dict[str, Any]:
@@ -42,43 +49,77 @@ def details(row: RequestRow, used: Mapping[str, int], now: str, n_items: int) ->
         for name, tensor in plan.leaves.items()
     ]
     facts = {
-        "train_tasks": plan.train_tasks, "rounds": plan.rounds, "rows": list(plan.train), "evaluate": plan.evaluate,
-        "publish": plan.publish, "days": plan.days, "own_code": plan.own_code is not None, "used": dict(used),
-    }  # fmt: skip
+        "train_tasks": plan.train_tasks,
+        "rounds": plan.rounds,
+        "rows": list(plan.train),
+        "evaluate": plan.evaluate,
+        "publish": plan.publish,
+        "days": plan.days,
+        "own_code": plan.own_code is not None,
+        "used": dict(used),
+    }
     return {**summary(row, used, now), "plan_text": row.plan, "leaves": leaves, "facts": facts, "diff": None}
 
 
 def text_of(shown: Mapping[str, Any]) -> str:
     """`details` for a person who does not read Python; own code is shown as Python with line numbers."""
     plan, facts = PlanText.parse(shown["plan_text"]), shown["facts"]
-    total = sum(leaf["bytes"] for leaf in shown["leaves"])
-    lines = [
-        f"request     {shown['id']}  ({shown['status']}{': ' + shown['reason'] if shown['reason'] else ''})",
+    status = f"{shown['status']}: {shown['reason']}" if shown["reason"] else shown["status"]
+    head = [
+        f"request     {shown['id']}  ({status})",
         f"plan        {shown['plan']}  fingerprint {shown['fingerprint']}",
         f"scientist   {shown['scientist']}, submitted {shown['submitted_at']}",
         f"purpose     {plan.purpose}",
-        "",
-        "What will leave",
-        *(f"  {leaf['name']}: {leaf['dtype']} {' x '.join(map(str, leaf['shape']))}, {leaf['bytes']:,} bytes" for leaf in shown["leaves"]),
-        f"  {total:,} bytes a round, {facts['train_tasks']} rounds in all, on the rows {', '.join(facts['rows'])}",
-        f"  with each update: how many rows and users stand behind it{'; hit counts as sums over users' if facts['evaluate'] else ''}",
-        "  not: rows, ids, user vectors, recommendations",
-        "",
-        "What could be learnt about one customer",
-        "  this plan adds no noise: there is no differential-privacy promise, and sums over few users can tell about them",
-        "",
-        "What runs",
-        f"  {'the scientist' + chr(39) + 's own code, below, in the jail' if facts['own_code'] else 'the recipe ' + str(plan.model['name']) + ' of fedrec ' + plan.fedrec}",
-        *(f"  {key} = {value!r}" for key, value in plan.model.items() if key not in ("name", "code", "class")),
-        f"  the centre merges with {plan.aggregator['name']}",
-        f"  {'the merged model is installed here (publish)' if facts['publish'] else 'no model is installed here'}",
     ]
+    learnt = [
+        "  this plan adds no noise: there is no differential-privacy promise,",
+        "  and sums over few users can tell something about them",
+    ]
+    parts = [head, ["What will leave", *_leaving(shown)], ["What could be learnt about one customer", *learnt]]
+    parts.append(["What runs", *_running(plan)])
     if plan.own_code:
-        lines += ["", f"class {plan.model['class']}"]
-        lines += [f"{number:4d}  {line}" for number, line in enumerate(plan.own_code.splitlines(), 1)]
+        lines = enumerate(plan.own_code.splitlines(), 1)
+        parts.append(
+            [f"The scientist's own code, class {plan.model['class']}", *(f"{n:4d}  {line}" for n, line in lines)]
+        )
     if shown["permit"]:
-        permit = shown["permit"]
-        tasks = ", ".join(f"{count} {kind}" for kind, count in permit["tasks"].items())
-        lines += ["", f"permit      {permit['id']} by {permit['approver']}: {tasks}, until {permit['not_after']}, hours {permit['hours']} UTC"]
-        lines += [f"  used so far: {', '.join(f'{count} {kind}' for kind, count in facts['used'].items()) or 'nothing'}"]
-    return "\n".join(lines)
+        parts.append(_permitted(shown["permit"], facts["used"]))
+    return "\n\n".join("\n".join(part) for part in parts)
+
+
+def _leaving(shown: Mapping[str, Any]) -> list[str]:
+    facts = shown["facts"]
+    total = sum(leaf["bytes"] for leaf in shown["leaves"])
+    lines = [
+        f"  {leaf['name']}: {leaf['dtype']} {' x '.join(map(str, leaf['shape']))}, {leaf['bytes']:,} bytes"
+        for leaf in shown["leaves"]
+    ]
+    lines.append(
+        f"  {total:,} bytes a round, {facts['train_tasks']} rounds in all, on the rows {', '.join(facts['rows'])}"
+    )
+    lines.append("  with each update: how many rows and users stand behind it")
+    if facts["evaluate"]:
+        lines.append("  after the last round of a run: hit counts, as sums over users")
+    return [*lines, "  not: rows, ids, user vectors, recommendations"]
+
+
+def _running(plan: PlanText) -> list[str]:
+    what = "the scientist's own code, below, in the jail" if plan.own_code else f"the recipe {plan.model['name']}"
+    settings = [f"  {key} = {value!r}" for key, value in plan.model.items() if key not in ("name", "code", "class")]
+    install = "the merged model is installed here (publish)" if plan.publish else "no model is installed here"
+    return [
+        f"  {what}, fedrec {plan.fedrec}",
+        *settings,
+        f"  the centre merges with {plan.aggregator['name']}",
+        f"  {install}",
+    ]
+
+
+def _permitted(permit: Mapping[str, Any], used: Mapping[str, int]) -> list[str]:
+    tasks = ", ".join(f"{count} {kind}" for kind, count in permit["tasks"].items())
+    so_far = ", ".join(f"{count} {kind}" for kind, count in used.items()) or "nothing"
+    return [
+        f"Permit {permit['id']}",
+        f"  by {permit['approver']} on {permit['approved_at']}: {tasks}",
+        f"  until {permit['not_after']}, hours {permit['hours']} UTC; used so far: {so_far}",
+    ]

@@ -90,7 +90,11 @@ def control(folder: Path, command: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _run(
-    site: Site, jail: Jail, listening: socket.socket, owner_password: str | None, ready: Callable[[Mapping[str, Any]], None]
+    site: Site,
+    jail: Jail,
+    listening: socket.socket,
+    owner_password: str | None,
+    ready: Callable[[Mapping[str, Any]], None],
 ) -> None:
     import uvicorn
 
@@ -108,29 +112,53 @@ def _run(
     server.ensure_endpoint()
     schema = SchemaConfig.load(site.folder / "schema.toml")
     card = (site.folder / "DATASHEET.md").read_text() + f"\n\ndata version {site.store.version}\n"
-    handle = {"version": site.store.version, "rows": site.store.n_rows, "users": site.store.n_users, "items": site.store.n_items}
+    handle = {
+        "version": site.store.version,
+        "rows": site.store.n_rows,
+        "users": site.store.n_users,
+        "items": site.store.n_items,
+    }
     server.ensure_dataset(site.config.name, card, make_mock(schema), handle)
     jail.wait_ready()
     void = site.ledger.void_pending()
     jobs = Jobs(site, jail)
     endpoint.serve(jobs.start)
-    site.audit.event("site", "site", "start", site.config.name, outcome="done", detail={"void_permits": void, "again": jobs.recover()})
+    site.audit.event(
+        "site",
+        "site",
+        "start",
+        site.config.name,
+        outcome="done",
+        detail={"void_permits": void, "again": jobs.recover()},
+    )
     facts = {
-        "site": site.config.name, "url": f"http://{site.config.host}:{listening.getsockname()[1]}", "pid": os.getpid(),
-        "uid": site.keys.uid, "jail_level": jail.level, "data_version": site.store.version,
-    }  # fmt: skip
+        "site": site.config.name,
+        "url": f"http://{site.config.host}:{listening.getsockname()[1]}",
+        "pid": os.getpid(),
+        "uid": site.keys.uid,
+        "jail_level": jail.level,
+        "data_version": site.store.version,
+    }
     (state / "site.json").write_text(json.dumps(facts))
     config = uvicorn.Config(
-        app.build(site, server, jobs), log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=5
+        app.build(site, server, jobs),
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=5,
     )
     try:
-        asyncio.run(_serve(uvicorn.Server(config), listening, _Commands(site, server, facts), state, lambda: ready(facts)))
+        asyncio.run(
+            _serve(uvicorn.Server(config), listening, _Commands(site, server, facts), state, lambda: ready(facts))
+        )
     finally:
         jobs.close()
         site.audit.event("site", "site", "stop", site.config.name, outcome="done")
 
 
-async def _serve(server: Any, listening: socket.socket, commands: _Commands, state: Path, ready: Callable[[], None]) -> None:
+async def _serve(
+    server: Any, listening: socket.socket, commands: _Commands, state: Path, ready: Callable[[], None]
+) -> None:
     with _short_path(state) as short:
         path = f"{short}/control.sock"
         Path(path).unlink(missing_ok=True)
@@ -197,7 +225,9 @@ def _bind(host: str, port: int) -> socket.socket:
         listening.bind((host, port))
     except OSError as error:
         listening.close()
-        raise WrongInput(f"port {port} on {host} cannot be used ({os.strerror(error.errno or 0)}); choose another in site.toml") from None
+        raise WrongInput(
+            f"port {port} on {host} cannot be used ({os.strerror(error.errno or 0)}); choose another in site.toml"
+        ) from None
     listening.set_inheritable(False)
     return listening
 
@@ -228,6 +258,10 @@ def _short_path(folder: Path) -> Any:
 def _read_status(folder: Path) -> dict[str, Any]:
     empty = {"site": folder.name, "url": "", "pid": None, "uid": "", "jail_level": None, "data_version": ""}
     try:
-        return {**empty, **json.loads((folder / "state" / "site.json").read_text()), "uid": Keys.load_or_make(folder / "state").uid}
+        return {
+            **empty,
+            **json.loads((folder / "state" / "site.json").read_text()),
+            "uid": Keys.load_or_make(folder / "state").uid,
+        }
     except (OSError, ValueError):
         return empty

@@ -6,7 +6,7 @@ import hashlib
 import os
 import secrets
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 from nacl.signing import SigningKey
@@ -42,7 +42,7 @@ class Keys:
     @property
     def public(self) -> str:
         """The public half of the site's own key, as consortium.toml pins it; 64 hex digits."""
-        return self.site.verify_key.encode().hex()
+        return str(self.site.verify_key.encode().hex())
 
     @property
     def cookie_secret(self) -> bytes:
@@ -102,7 +102,7 @@ class Site:
 
     def now(self) -> str:
         """The site's clock; RFC 3339 with Z, whole seconds."""
-        return stamp(datetime.now(timezone.utc))
+        return stamp(datetime.now(UTC))
 
     def close(self) -> None:
         """Close the files."""

@@ -77,11 +77,16 @@ class Requests:
 
         return pd.DataFrame([{"site": site, **facts} for site, facts in self.federation.requests_of(self.plan).items()])
 
-    def wait(self, seconds: float = 3600.0, show: Callable[[pd.DataFrame], object] | None = None) -> pd.DataFrame:
+    def wait(
+        self, seconds: float = 3600.0, show: Callable[[pd.DataFrame], object] | None = None, require: str | None = None
+    ) -> pd.DataFrame:
         """Return when every owner has decided; shows the table whenever it changes.
 
+        Args:
+            require: "approved" to refuse when any owner decided otherwise.
+
         Raises:
-            Refused: `permit.missing` when time is up.
+            Refused: `permit.missing` when time is up, `permit.denied` when `require` is not met.
         """
         show = show or _shown()
         deadline, before = time.monotonic() + seconds, None
@@ -91,6 +96,9 @@ class Requests:
                 show(table)
                 before = table
             if not (table["status"] == "waiting").any():
+                if require is not None and (no := table[table["status"] != require]).size:
+                    who = ", ".join(f"{row.site} ({row.status})" for row in no.itertuples())
+                    raise Refused("permit.denied", f"not every institution takes part: {who}", "Ask the owners, or leave them out")
                 return table
             if time.monotonic() > deadline:
                 raise Refused("permit.missing", "not every owner has decided yet", "Ask them, or call wait() again")

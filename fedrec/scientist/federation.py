@@ -37,7 +37,14 @@ class RoundTask:
         base = digest(self.shared.tensors)
         parts = [self.run, self.kind, str(self.number), self.protocol, base]
         nonce = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
-        return {"kind": self.kind, "run": self.run, "round": self.number, "protocol": self.protocol, "base": base, "nonce": nonce}
+        return {
+            "kind": self.kind,
+            "run": self.run,
+            "round": self.number,
+            "protocol": self.protocol,
+            "base": base,
+            "nonce": nonce,
+        }
 
 
 @dataclass(frozen=True, slots=True)

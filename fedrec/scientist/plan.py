@@ -54,6 +54,28 @@ class Plan:
             raise WrongInput("a plan has either a model or code of its own")
         _ = self.text  # everything that is wrong with a plan is said when it is made
 
+    @classmethod
+    def from_text(cls, text: str) -> Plan:
+        """The plan that has this text.
+
+        Raises:
+            Refused: `request.form` when it is no plan's text.
+        """
+        spec = PlanText.parse(text)
+        return cls(
+            model=models.from_plan(spec.model),
+            aggregator=aggregation.create(spec.aggregator),
+            rounds=spec.rounds,
+            train=spec.train,
+            runs=spec.runs,
+            evaluate=spec.evaluate,
+            publish=spec.publish,
+            days=spec.days,
+            name=spec.name,
+            purpose=spec.purpose,
+            seed=spec.seed,
+        )
+
     @cached_property
     def built(self) -> Model:
         """The model that the centre and the sites run."""

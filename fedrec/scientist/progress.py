@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from html import escape
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -15,17 +17,27 @@ from fedrec.scientist.driver import Round
 if TYPE_CHECKING:
     import pandas as pd
 
+Advance = Callable[[Round, int], None]
+
 
 @contextmanager
-def bar(title: str, rounds: int) -> Iterator[Callable[[Round, int], None]]:
-    """A progress bar over a run's rounds on stderr; gives the function to call after each."""
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[note]}")]
-    with Progress(*columns, console=Console(stderr=True), transient=not in_notebook()) as shown:
+def bar(title: str, rounds: int) -> Iterator[Advance]:
+    """A progress bar over a run's rounds, on stderr or in the notebook; gives the function to call after each."""
+    if in_notebook():
+        yield _notebook_bar(title, rounds)
+        return
+    columns = [
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}"),
+    ]
+    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
         task = shown.add_task(title, total=rounds, note="")
 
         def advance(done: Round, total: int) -> None:  # noqa: ARG001
-            up = sum(answer.bytes_up for answer in done.answers) / 1e6
-            shown.update(task, completed=done.number + 1, note=f"{up:.1f} MB up, {done.seconds:.1f} s")
+            shown.update(task, completed=done.number + 1, note=_note(done))
 
         yield advance
 
@@ -44,3 +56,28 @@ def show_table(table: pd.DataFrame) -> None:
         display(table)
         return
     Console(stderr=True).print(table.to_string(index=False))
+
+
+def _notebook_bar(title: str, rounds: int) -> Advance:
+    """Plain HTML that is replaced after each round: it needs no widget and is still there in a saved notebook."""
+    from IPython.display import HTML, display
+
+    began = time.monotonic()
+
+    def drawn(done: int, note: str) -> HTML:
+        return HTML(
+            f'<progress value="{done}" max="{rounds}" style="width: 16em; vertical-align: middle"></progress> '
+            f"{escape(title)}: {done} of {rounds} rounds{escape(note)}"
+        )
+
+    handle = display(drawn(0, ""), display_id=True)
+
+    def advance(done: Round, total: int) -> None:  # noqa: ARG001
+        handle.update(drawn(done.number + 1, f" in {time.monotonic() - began:.1f} s, the last: {_note(done)}"))
+
+    return advance
+
+
+def _note(done: Round) -> str:
+    up = sum(answer.bytes_up for answer in done.answers) / 1e6
+    return f"{up:.1f} MB up, {done.seconds:.1f} s"

@@ -1,6 +1,6 @@
 """A run: its rounds, its folder, its model; goes on from the last committed round after any crash.
 
-    runs/<run>/plan.toml  run.json  rounds.jsonl  checkpoints/NNNNNN.safetensors  model.safetensors  card.md
+runs/<run>/plan.toml  run.json  rounds.jsonl  checkpoints/NNNNNN.safetensors  model.safetensors  card.md
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ class Run:
         folder: where rounds and checkpoints are kept; None keeps them in memory only.
     """
 
-    def __init__(self, plan: Plan, federation: Federation, run: str, protocol: str, folder: Path | None, now: Progress) -> None:
+    def __init__(
+        self, plan: Plan, federation: Federation, run: str, protocol: str, folder: Path | None, now: Progress
+    ) -> None:
         self.plan, self.federation, self.id, self.protocol, self.folder = plan, federation, run, protocol, folder
         self.now = now
         self.resumed_from: int | None = None
@@ -42,7 +44,9 @@ class Run:
         self.evaluations: dict[str, list[Answer]] = {}
 
     @classmethod
-    def start(cls, plan: Plan, federation: Federation, *, protocol: str | None = None, folder: Path | None = None) -> Run:
+    def start(
+        cls, plan: Plan, federation: Federation, *, protocol: str | None = None, folder: Path | None = None
+    ) -> Run:
         """A new run before its first round.
 
         Args:
@@ -65,18 +69,19 @@ class Run:
         return run
 
     @classmethod
-    def resume(cls, plan: Plan, federation: Federation, folder: Path) -> Run:
-        """A run as its folder has it, ready to go on.
+    def resume(cls, federation: Federation, folder: Path) -> Run:
+        """A run as its folder has it, ready to go on from its last committed round.
 
         Raises:
-            WrongInput: the folder holds no run, or one of another plan.
+            WrongInput: the folder holds no run, or its plan was changed.
         """
         try:
             facts = json.loads((folder / "run.json").read_text())
+            plan = Plan.from_text((folder / "plan.toml").read_text())
         except (OSError, ValueError):
             raise WrongInput(f"{folder}: holds no run") from None
         if facts["fingerprint"] != plan.fingerprint:
-            raise WrongInput(f"{folder}: is a run of another plan")
+            raise WrongInput(f"{folder}: plan.toml is not the plan that the run was started with")
         run = cls(plan, federation, facts["run"], facts["protocol"], folder, begin(plan, federation))
         checkpoints = sorted((folder / "checkpoints").glob("*.safetensors"))
         if checkpoints:
@@ -85,6 +90,11 @@ class Run:
         run.log = [json.loads(line) for line in lines if line.endswith("}")][: run.now.number]
         run.resumed_from = run.now.number
         return run
+
+    def keep(self, name: str, text: str) -> None:
+        """Put a text beside the run, such as the RUN.toml that it came from."""
+        if self.folder is not None:
+            _write(self.folder / name, text.encode())
 
     @property
     def shared(self) -> SharedParams:
@@ -132,7 +142,7 @@ class Run:
             protocol: p1, p2 or p3; by default the one that the run trained for.
 
         Returns:
-            One row per scope and institution, "all" being the mean over users; columns hr@10, ndcg@10, recall@20, users.
+            One row per scope and institution, "all" being the mean over users, with their number in `users`.
         """
         import pandas as pd
 
@@ -151,11 +161,18 @@ class Run:
         """Install the model at the institutions, which make top-100 lists that stay there; {site: model's SHA-256}."""
         return {answer.site: self.model_sha256 for answer in self._last("publish", self.protocol)}
 
-    def plot(self, path: Path | None = None) -> Any:
-        """Seconds and bytes per round; a matplotlib figure, written to `path` if one is given."""
-        from fedrec.scientist.plots import rounds_figure
+    def plot(self, what: str = "rounds", path: Path | None = None) -> Any:
+        """A matplotlib figure, written to `path` if one is given.
 
-        return rounds_figure(self.log, self.id, path)
+        Args:
+            what: "rounds" for seconds and bytes of each; or a column of `evaluate`, such as "ndcg@10", by institution.
+        """
+        from fedrec.scientist.plots import rounds_figure, scores_figure
+
+        title = f"{self.plan.spec.name}, trained on {self.protocol}"
+        if what == "rounds":
+            return rounds_figure(self.log, title, path)
+        return scores_figure(self.evaluate(), what, title, path)
 
     def _last(self, kind: str, protocol: str) -> list[Answer]:
         sites = self.federation.ready(self.plan)
@@ -165,12 +182,16 @@ class Run:
     def _commit(self, done: Round) -> None:
         """Checkpoint first (fsync, rename), then the round's line: a crash between leaves a round without a line."""
         line = {
-            "run": self.id, "round": done.number, "sites": list(done.sites), "bytes_up": sum(a.bytes_up for a in done.answers),
-            "bytes_down": sum(a.bytes_down for a in done.answers), "seconds": round(done.seconds, 4),
+            "run": self.id,
+            "round": done.number,
+            "sites": list(done.sites),
+            "bytes_up": sum(a.bytes_up for a in done.answers),
+            "bytes_down": sum(a.bytes_down for a in done.answers),
+            "seconds": round(done.seconds, 4),
             "weights": {a.site: a.update.weight for a in done.answers if a.update},
             "updates": {a.site: a.receipt.get("sha256", "") for a in done.answers},
             "model": digest(done.after.shared.tensors),
-        }  # fmt: skip
+        }
         self.now = done.after
         self.log.append(line)
         if self.folder is None:
@@ -185,10 +206,15 @@ class Run:
 
     def _card(self) -> str:
         last: Mapping[str, Any] = self.log[-1] if self.log else {}
-        return (
-            f"# {self.id}\n\n- plan: {self.plan.fingerprint}\n- model: {self.model_sha256}\n- rows: {self.protocol}\n"
-            f"- rounds: {len(self.log)}\n- institutions: {', '.join(last.get('sites', []))}\n\n## Plan\n\n```toml\n{self.plan.text.strip()}\n```\n"
-        )
+        facts = [
+            f"plan: {self.plan.fingerprint}",
+            f"model: {self.model_sha256}",
+            f"rows: {self.protocol}",
+            f"rounds: {len(self.log)}",
+            f"institutions: {', '.join(last.get('sites', []))}",
+        ]
+        listed = "\n".join(f"- {fact}" for fact in facts)
+        return f"# {self.id}\n\n{listed}\n\n## Plan\n\n```toml\n{self.plan.text.strip()}\n```\n"
 
 
 def _flat(now: Progress) -> dict[str, Any]:

@@ -32,6 +32,7 @@ class LineConnection(HTTPConnection):  # type: ignore[misc]
     __version__ = 1
 
     line_name: str = ""
+    headers: dict[str, str] | None = None
 
     @property
     def line(self) -> Line:

@@ -1,0 +1,54 @@
+# Each target does its own set-up; a second call installs nothing.
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || echo python3.11)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+SITES_FREE := -m "not sites"
+
+.PHONY: help setup demo lab test test-fast check clean lock pair
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: $(STAMP)  ## make .venv and install every pinned package
+
+$(STAMP): requirements.txt pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "fedrec needs Python 3.11: install it, or call make PYTHON=/path/to/python3.11"; exit 2; }
+	@test -x $(BIN)/python || { echo "making $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "installing the pinned packages (two to five minutes at the first time)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(STAMP)  ## the whole story on four real datasites
+	@$(BIN)/fedrec demo
+
+lab: $(STAMP)  ## four datasites and JupyterLab on the first notebook; Ctrl-C ends everything
+	@$(BIN)/fedrec lab
+
+test: $(STAMP)  ## every test
+	@$(BIN)/python -m pytest
+
+test-fast: $(STAMP)  ## the tests that need no datasite
+	@$(BIN)/python -m pytest $(SITES_FREE)
+
+check: $(STAMP)  ## style, types, layers, notebook pairs
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/python notebooks/pair.py --check
+
+pair: $(STAMP)  ## write notebooks/*.ipynb from notebooks/src/*.py
+	@$(BIN)/python notebooks/pair.py
+
+lock: $(STAMP)  ## make requirements.txt from requirements.in, in an environment of its own
+	@rm -rf $(VENV)-lock && $(PYTHON) -m venv $(VENV)-lock
+	@$(VENV)-lock/bin/python -m pip install --quiet -r requirements.in
+	@{ echo "# Made by make lock from requirements.in; every package pinned."; \
+	   $(VENV)-lock/bin/python -m pip freeze --all --exclude pip --exclude wheel | sed 's/+cpu$$//'; } > requirements.txt
+	@rm -rf $(VENV)-lock
+
+clean:  ## remove what make and the tests made
+	rm -rf $(VENV) .lab .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,262 @@
+"""The lab: four datasites and JupyterLab on one machine, where one person plays every role, one notebook each."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedrec.datasets import get_ml100k, synthetic
+from fedrec.demo.sites import SCIENTIST, SiteProcess, Sites, clean_environment, fedrec, prepare, timed
+from fedrec.errors import FedrecError, Unreachable, WrongInput
+from fedrec.institution.ledger import Ledger
+
+Say = Callable[[str], None]
+ROLES = {"owner": "owner of aurora", "scientist": "scientist"}  # kernel → its name in JupyterLab
+FIRST = "aurora"  # the institution whose owner the reader plays
+LOOK_S = 2.0  # how often the other owners look for new requests
+START_S = 60.0  # JupyterLab
+
+
+@dataclass(frozen=True, slots=True)
+class Jupyter:
+    """A running JupyterLab: its address with the token, and its process."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+
+    def wait(self) -> None:
+        """Return when JupyterLab has ended by itself, as by its menu."""
+        self.process.wait()
+
+
+class Lab:
+    """A folder that holds the consortium, its accounts and JupyterLab's own files; made once, used again.
+
+    consortium/      the institutions' folders       passwords.json   one a person, 0600
+    notebooks/       copies that may be changed      roles/           what each kernel is given, 0600
+    scientist/       consortium.toml and catalogue, far from any rows
+    jupyter/         kernels, settings, run-time files
+    """
+
+    def __init__(self, folder: Path, say: Say) -> None:
+        self.folder, self.say = folder.absolute(), say
+
+    @contextmanager
+    def running(self, consortium: Path, notebooks: Path) -> Iterator[Jupyter]:
+        """Start everything and give JupyterLab; end everything whatever happens.
+
+        Raises:
+            WrongInput: a folder is missing, the lab runs already, or something did not start.
+        """
+        if not list(notebooks.glob("*.ipynb")) or not (consortium / "consortium.toml").exists():
+            raise WrongInput(f"{notebooks} or {consortium}: not found; start the lab in the folder that holds both")
+        self.folder.mkdir(mode=0o700, exist_ok=True)
+        self._prepare(consortium)
+        _copy_new(notebooks, self.folder / "notebooks")
+        passwords = self._passwords()
+        sites = Sites(self.folder / "consortium", lambda name: passwords[name])
+        with timed(f"{len(sites.all)} datasites started", self.say):
+            sites.__enter__()
+        try:
+            sites.add_user(SCIENTIST, "scientist", passwords["scientist"])
+            install(self.folder, sites, passwords["scientist"])
+            with OtherOwners(sites, self.say), self._jupyter() as jupyter:
+                yield jupyter
+        finally:
+            sites.stop()
+
+    def _prepare(self, consortium: Path) -> None:
+        """The institutions' folders with their rows; whole or not at all."""
+        ready, fresh = self.folder / "consortium", self.folder / ".consortium"
+        if ready.exists():
+            return
+        shutil.rmtree(fresh, ignore_errors=True)
+        source = fresh / ".source"
+        with timed("data dealt out to the institutions, once", self.say):
+            try:
+                get_ml100k(source, progress=self.say)
+            except Unreachable as error:
+                self.say(f"ML-100K cannot be had ({error}); going on with generated data")
+                synthetic(source)
+            prepare(consortium, fresh, source)
+        shutil.rmtree(source)  # from now on each institution has its own rows only
+        fresh.rename(ready)
+
+    def _passwords(self) -> dict[str, str]:
+        path = self.folder / "passwords.json"
+        if not path.exists():
+            names = [*Sites(self.folder / "consortium", lambda _: "").all, "scientist"]
+            write_secret(path, {name: secrets.token_urlsafe(12) for name in names})
+        found: dict[str, str] = json.loads(path.read_text())
+        return found
+
+    @contextmanager
+    def _jupyter(self) -> Iterator[Jupyter]:
+        """JupyterLab on 127.0.0.1 and a free port, with the lab's kernels, settings and nothing of anybody's home."""
+        own = self.folder / "jupyter"
+        runtime = own / "runtime"
+        shutil.rmtree(runtime, ignore_errors=True)
+        _settle(own / "config" / "lab")
+        first = min((self.folder / "notebooks").glob("*.ipynb")).name
+        command = [
+            sys.executable, "-m", "jupyterlab", "--no-browser", "--ServerApp.ip=127.0.0.1", "--ServerApp.port=0",
+            f"--ServerApp.root_dir={self.folder / 'notebooks'}", f"--ServerApp.default_url=/lab/tree/{first}",
+            *(["--allow-root"] if os.geteuid() == 0 else []),
+        ]  # fmt: skip
+        places = {"CONFIG_DIR": own / "config", "DATA_DIR": own, "RUNTIME_DIR": runtime}
+        variables = {f"JUPYTER_{name}": str(place) for name, place in places.items()}
+        with (own / "jupyter.log").open("w") as log:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                env=clean_environment(**variables, IPYTHONDIR=str(own / "ipython")),
+            )  # fmt: skip
+        try:
+            with timed("JupyterLab started", self.say):
+                facts = _started(process, runtime)
+            yield Jupyter(f"{facts['url']}lab/tree/{first}?token={facts['token']}", process)
+        finally:
+            _end(process)
+
+
+class OtherOwners:
+    """The owners whom the reader does not play: each approves what arrives, in processes with his password."""
+
+    def __init__(self, sites: Sites, say: Say) -> None:
+        self._sites, self._say = [site for site in sites.all.values() if site.name != FIRST], say
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="other owners")
+        self._seen: set[str] = set()
+
+    def __enter__(self) -> OtherOwners:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(LOOK_S):
+            for site, ids in [(site, self._waiting(site)) for site in self._sites]:
+                if ids:
+                    self._approve(site, ids)
+
+    def _approve(self, site: SiteProcess, ids: Sequence[str]) -> None:
+        try:
+            fedrec(
+                ["requests", "approve", str(site.folder), *ids],
+                FEDREC_USER=site.owner,
+                FEDREC_PASSWORD=site.owner_password,
+            )
+            self._say(f"the owner of {site.name} approved {len(ids)} requests")
+        except FedrecError as error:
+            self._say(f"the owner of {site.name}: {error}")
+
+    def _waiting(self, site: SiteProcess) -> list[str]:
+        ledger = Ledger(site.folder / "state" / "ledger.sqlite")
+        try:
+            new = [row.id for row in ledger.requests() if row.decision == "waiting" and row.id not in self._seen]
+        finally:
+            ledger.close()
+        self._seen.update(new)
+        return new
+
+
+def install(folder: Path, sites: Sites, scientist_password: str) -> Path:
+    """Write a kernel for each role: its variables, and a kernelspec that starts it with them alone.
+
+    Returns:
+        The folder for JUPYTER_PATH.
+    """
+    bare, first = folder / "scientist", sites.all[FIRST]
+    bare.mkdir(parents=True, exist_ok=True)
+    for path in (sites.consortium, sites.config.catalogue_path):
+        shutil.copyfile(path, bare / path.name)
+    variables = {
+        "owner": {
+            "FEDREC_SITE": str(first.folder),
+            "FEDREC_CONSORTIUM": str(sites.consortium),
+            "FEDREC_USER": first.owner,
+            "FEDREC_PASSWORD": first.owner_password,
+        },
+        "scientist": {
+            "FEDREC_CONSORTIUM": str(bare / sites.consortium.name),
+            "FEDREC_USER": SCIENTIST,
+            "FEDREC_PASSWORD": scientist_password,
+        },
+    }
+    (folder / "roles").mkdir(mode=0o700, exist_ok=True)
+    for role, title in ROLES.items():
+        own = folder / "roles" / f"{role}.json"
+        write_secret(own, variables[role])
+        spec = folder / "jupyter" / "kernels" / f"fedrec-{role}"
+        spec.mkdir(parents=True, exist_ok=True)
+        argv = [sys.executable, "-m", "fedrec.demo.kernel", str(own), "-f", "{connection_file}"]
+        (spec / "kernel.json").write_text(json.dumps({"argv": argv, "display_name": title, "language": "python"}))
+    return folder / "jupyter"
+
+
+def write_secret(path: Path, value: Mapping[str, str]) -> None:
+    """A JSON file that only this user can read, from its first byte on."""
+    fresh = path.with_name(f".{path.name}")
+    fresh.unlink(missing_ok=True)
+    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        json.dump(value, file, indent=1)
+    fresh.replace(path)
+
+
+def _copy_new(source: Path, target: Path) -> None:
+    """Copies of the notebooks, so that outputs and changes never reach the originals; a copy that is there stays."""
+    target.mkdir(parents=True, exist_ok=True)
+    for path in source.glob("*.ipynb"):
+        if not (target / path.name).exists():
+            shutil.copyfile(path, target / path.name)
+
+
+def _settle(lab: Path) -> None:
+    """JupyterLab asks the network for news and newer versions unless told otherwise."""
+    path = lab / "user-settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"fetchNews": "false", "checkForUpdates": False}))
+
+
+def _started(process: subprocess.Popen[bytes], runtime: Path) -> dict[str, Any]:
+    """What JupyterLab wrote about itself, once it answers.
+
+    Raises:
+        WrongInput: it ended, or did not answer in time.
+    """
+    deadline = time.monotonic() + START_S
+    while process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.2)
+        for path in runtime.glob("jpserver-*.json"):
+            with suppress(ValueError, OSError):
+                facts: dict[str, Any] = json.loads(path.read_text())
+                with urllib.request.urlopen(f"{facts['url']}api", timeout=5):
+                    return facts
+    raise WrongInput(f"JupyterLab did not start; see {runtime.parent.name}/jupyter.log in the lab's folder")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End JupyterLab, which ends its kernels; kernels left behind by a killed one see that it is gone, and end."""
+    with suppress(ProcessLookupError):
+        process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

@@ -1,0 +1,36 @@
+"""RUN.toml as a plan."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fedrec import aggregation, models
+from fedrec.config import RunConfig
+from fedrec.errors import WrongInput
+from fedrec.scientist.plan import Plan
+
+
+def plan_of(config: RunConfig) -> Plan:
+    """The plan that a run's settings describe.
+
+    Raises:
+        WrongInput: no such model, aggregator, schedule or setting; or it evaluates rows that it trains on.
+    """
+    if config.schedule is not None and config.schedule.name != "synchronous":
+        raise WrongInput(f"schedule.name: unknown schedule {config.schedule.name!r}; synchronous is the only one yet")
+    allowed = {"p1": {"p1", "p2"}, "p2": {"p1", "p2"}}.get(config.protocol, {config.protocol} - {"all"})
+    if wrong := [protocol for protocol in config.evaluate if protocol not in allowed]:
+        raise WrongInput(f"evaluate: {wrong[0]} needs a model trained on its own split; protocol is {config.protocol}")
+    merges = config.aggregator and aggregation.create({"name": config.aggregator.name, **config.aggregator.settings})
+    common: dict[str, Any] = {
+        "aggregator": merges, "rounds": config.rounds, "train": (config.protocol,), "evaluate": bool(config.evaluate),
+        "publish": config.publish, "name": config.name, "purpose": config.purpose, "seed": config.seed,
+    }  # fmt: skip
+    if config.code_path is None:
+        return Plan(model=models.create(str(config.model.name), config.model.settings), **common)
+    try:
+        text = config.code_path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise WrongInput(f"model.code: {config.code_path.name} cannot be read ({error.strerror})") from None
+    settings = {"code": text, "class": config.model.class_name, **config.model.settings}
+    return Plan(model=models.create("own", settings), **common)

@@ -1,0 +1,61 @@
+"""Four real datasites give the very model that the simulation gives, which equals central training."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import real_sites
+from real_sites import approved, fresh
+
+import fedrec
+from fedrec.examples.my_factors import MyFactors
+from fedrec.simulation import pooled
+
+pytestmark = pytest.mark.sites
+
+
+@pytest.fixture(scope="module")
+def simulated(sites):
+    return real_sites.simulated(sites)
+
+
+def test_ease_over_four_sites_is_the_simulated_model_to_the_bit_and_the_central_one_to_a_millionth(
+    federation, owners, simulated
+):
+    plan = fresh(fedrec.models.Ease(l2=200.0), train=("p1", "all"), evaluate=True)
+    approved(federation, owners, plan)
+    real, same = federation.train(plan, protocol="all"), simulated.train(plan, protocol="all")
+    assert real.model_sha256 == same.model_sha256
+    assert real.log[0]["sites"] == list(federation.sites())
+    whole = pooled(simulated)
+    central = whole.train(plan, protocol="all")
+    rows = whole._rows["all"].take(np.arange(20_000))  # scores of some hundred users say as much as all
+    nothing = fedrec.core.params.PrivateParams({})
+    scores = [plan.built.score(rows, run.shared, nothing) for run in (real, central)]
+    np.testing.assert_allclose(scores[0], scores[1], rtol=0, atol=1e-6)
+
+
+def test_evaluation_over_four_sites_gives_the_simulated_numbers(federation, owners, simulated):
+    plan = fresh(fedrec.models.Ease(l2=200.0), evaluate=True)
+    approved(federation, owners, plan)
+    table, same = federation.train(plan).evaluate(), simulated.train(plan).evaluate()
+    assert table.to_dict() == same.to_dict()
+    mean = table.set_index(["scope", "institution"]).loc[("federated", "all")]
+    # the anchors of docs: EASE with l2 = 200 on the last-item split of ML-100K
+    assert mean["users"] == 943
+    assert mean["hr@10"] == pytest.approx(0.154, rel=0.01)
+    assert mean["ndcg@10"] == pytest.approx(0.0785, rel=0.01)
+
+
+def test_own_code_over_four_sites_is_the_simulated_model_to_the_bit_and_the_recipe_to_a_hundred_thousandth(
+    federation, owners, simulated
+):
+    own = fresh(code=MyFactors, rounds=4, name="my_factors", evaluate=True)
+    recipe = fresh(fedrec.models.MF(), rounds=4)
+    approved(federation, owners, own)
+    real, same = federation.train(own), simulated.train(own)
+    assert [line["model"] for line in real.log] == [line["model"] for line in same.log]  # round by round
+    built_in = simulated.train(recipe)
+    np.testing.assert_allclose(real.shared["items"], built_in.shared["items"], rtol=0, atol=1e-5)
+    # user vectors stay at the sites, so their effect is seen in what the sites count
+    assert real.evaluate().to_dict() == same.evaluate().to_dict()

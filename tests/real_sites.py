@@ -1,0 +1,243 @@
+"""What tests do with running datasites: log in, submit, approve, and send calls as an attacker would.
+
+Imports nothing of PySyft at module level: collecting tests stays fast.
+"""
+
+from __future__ import annotations
+
+import csv
+import http.client
+import json
+import secrets
+import socket
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import fedrec
+from fedrec.core.params import Array
+from fedrec.exchange import signing
+from fedrec.exchange.request import function_name
+from fedrec.exchange.wire import encode, sha256
+from fedrec.institution import audit
+from fedrec.scientist.plan import Plan
+
+if TYPE_CHECKING:
+    from fedrec.demo.sites import SiteProcess, Sites
+    from fedrec.scientist.datasites import Datasites, Requests
+    from fedrec.scientist.syft_client import SyftSite
+
+ADA_PASSWORD = "ada-secret-5417"
+BOB, BOB_PASSWORD = "bob@other.example", "bob-secret-9038"
+
+
+def owner_password(name: str) -> str:
+    return f"owner-secret-{name}"
+
+
+def login(site: SiteProcess, email: str, password: str) -> SyftSite:
+    from fedrec.scientist.syft_client import SyftSite, quiet
+
+    with quiet():
+        return SyftSite(site.name, site.url, email, password)
+
+
+# plans
+
+
+def fresh(model: Any = None, **asks: Any) -> Plan:
+    """A plan that no site has seen: its purpose, and so its fingerprint, is new. By default popularity on p1."""
+    asks.setdefault("purpose", f"test {secrets.token_hex(8)}")
+    asks.setdefault("train", ("p1",))
+    if "code" in asks:
+        return Plan(**asks)
+    return Plan(model=model or fedrec.models.Popularity(), **asks)
+
+
+def approved(federation: Datasites, owners: Mapping[str, SyftSite], plan: Plan, **limits: Any) -> Requests:
+    """Submit a plan to every site and let every owner approve it."""
+    requests = federation.submit(plan)
+    for name, request in requests.ids.items():
+        owners[name].approve(request, **limits)
+    return requests
+
+
+@dataclass(frozen=True)
+class Approved:
+    """One plan's request at one site, ready to be called."""
+
+    plan: Plan
+    id: str
+    function: str
+    base: str
+
+    def task(self, **changes: Any) -> dict[str, Any]:
+        """A train task with a nonce of its own."""
+        return {
+            "kind": "train", "run": "run", "round": 0, "protocol": "p1", "base": self.base, "nonce": secrets.token_hex(16),
+        } | changes  # fmt: skip
+
+
+def submit_one(scientist: SyftSite, plan: Plan) -> str:
+    """Submit a plan to one site; the request's id."""
+    from fedrec.scientist.syft_client import quiet
+
+    with quiet():
+        return scientist.submit(plan.text, plan.spec.name, plan.purpose)
+
+
+def approve_one(scientist: SyftSite, owner: SyftSite, plan: Plan, n_items: int, **limits: Any) -> Approved:
+    """Submit a plan to one site, approve it, and send the model that round 0 starts from."""
+    request = submit_one(scientist, plan)
+    owner.approve(request, **limits)
+    base = put(scientist, request, plan.built.init(n_items, plan.seed).tensors)
+    return Approved(plan, request, function_name(plan.text, plan.spec.name), base)
+
+
+def put(scientist: SyftSite, request: str, tensors: Mapping[str, Array]) -> str:
+    """Send a model over the site's own route; its SHA-256."""
+    data = encode(tensors)
+    name = sha256(data)
+    status, answer = own_route(scientist, "PUT", f"/fedrec/v1/blobs/{name}", data, permit=request)
+    assert status == 200, answer
+    return name
+
+
+def finished(scientist: SyftSite, request: str, answer: Mapping[str, Any]) -> dict[str, Any]:
+    """An answer once its job has ended."""
+    while answer.get("status") == "running":
+        status, body = own_route(scientist, "GET", f"/fedrec/v1/jobs/{answer['key']}?wait=25", permit=request)
+        answer = json.loads(body)
+        assert status == 200 or answer["status"] == "refused"
+    return dict(answer)
+
+
+# calls as bytes
+
+
+def http_call(url: str, method: str, target: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> tuple[int, bytes]:
+    """One bare HTTP call; stops sending when the site answers before it has read everything."""
+    parts = urlsplit(url)
+    line = http.client.HTTPConnection(str(parts.hostname), parts.port, timeout=60)
+    line.putrequest(method, target)
+    for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
+        line.putheader(name, value)
+    line.endheaders()
+    try:
+        for start in range(0, len(body), 65536):
+            line.send(body[start : start + 65536])
+    except (BrokenPipeError, ConnectionResetError):
+        pass
+    answer = line.getresponse()
+    data = answer.read()
+    line.close()
+    return answer.status, data
+
+
+def own_route(
+    scientist: SyftSite, method: str, target: str, body: bytes = b"", *, permit: str = "", url: str = "", **changes: str
+) -> tuple[int, bytes]:
+    """A call of the site's own routes, signed as it should be; `changes` replaces headers afterwards."""
+    headers = signing.headers(scientist.key, method, target, scientist.uid, body=sha256(body), permit=permit)
+    headers |= {f"X-Fedrec-{name.capitalize()}": value for name, value in changes.items()}
+    return http_call(url or url_of(scientist), method, target, body, headers)
+
+
+def url_of(site: SyftSite) -> str:
+    return f"http://{site.line._host}:{site.line._port}"
+
+
+def call_bytes(key: Any, uid: str, path: str, *args: Any, blocking: bool = True, **kwargs: Any) -> bytes:
+    """A signed PySyft call as it goes over the wire.
+
+    Args:
+        key: nacl signing key of the caller.
+        uid: the site's.
+    """
+    import syft as sy
+    from syft.client.api import SyftAPICall
+    from syft.server.credentials import SyftSigningKey
+
+    call = SyftAPICall(server_uid=sy.UID(uid), path=path, args=list(args), kwargs=kwargs, blocking=blocking)
+    return bytes(sy.serialize(call.sign(SyftSigningKey(signing_key=key)), to_bytes=True))
+
+
+def send(url: str, body: bytes) -> Any:
+    """What a site answers to a PySyft call: a value, or PySyft's SyftError."""
+    import syft as sy
+
+    status, data = http_call(url, "POST", "/api/v2/api_call", body)
+    assert status == 200, (status, data[:300])
+    return sy.deserialize(data, from_bytes=True).message.data
+
+
+def raw(site: SyftSite, path: str, *args: Any, **kwargs: Any) -> Any:
+    """A PySyft call signed with an account's key, past PySyft's client and everything it checks."""
+    return send(url_of(site), call_bytes(site.key, site.uid, path, *args, **kwargs))
+
+
+def text_of(answer: Any) -> str:
+    """The text of PySyft's error, or the value's class."""
+    return str(getattr(answer, "message", type(answer).__name__))
+
+
+def function_of(scientist: SyftSite, plan: Plan) -> Any:
+    """The submission of a plan as PySyft's client makes it, to be sent or first tampered with."""
+    import linecache
+
+    import syft as sy
+    from syft.service.policy.policy import CreatePolicyRuleConstant
+
+    from fedrec.exchange import request as form
+
+    source, name = form.write(plan.text, plan.spec.name), function_name(plan.text, plan.spec.name)
+    file = f"<{name}>"
+    linecache.cache[file] = (len(source), None, source.splitlines(True), file)
+    namespace: dict[str, Any] = {}
+    exec(compile(source, file, "exec"), namespace)
+    client = getattr(scientist, "client", scientist)
+    policy = sy.MixedInputPolicy(client=client, site=CreatePolicyRuleConstant(val=client.api.services.fedrec.round), task=dict)
+    return sy.syft_function(name=name, input_policy=policy)(namespace[name])
+
+
+# what a site has written
+
+
+def events(site: SiteProcess, **wanted: Any) -> list[dict[str, Any]]:
+    """The events of a site's audit log whose fields have these values, oldest first."""
+    log = audit.read(site.folder / "state" / "audit" / "0001.jsonl")
+    return [event for event in log if all(event[name] == value for name, value in wanted.items())]
+
+
+def frames(sites: Sites) -> dict[str, Any]:
+    """Each institution's own rows; only the tests' yardstick may put them side by side."""
+    import pandas as pd
+
+    return {name: pd.read_csv(site.folder / "data" / "ratings.csv", dtype=str) for name, site in sites.all.items()}
+
+
+def simulated(sites: Sites) -> Any:
+    """The same consortium in one process."""
+    return fedrec.simulate(frames(sites), catalogue=catalogue(sites))
+
+
+def catalogue(sites: Sites) -> list[str]:
+    with (sites.work / "items.csv").open(encoding="utf-8") as file:
+        return [row["item"] for row in csv.DictReader(file)]
+
+
+def files_with(folder: Path, needles: Iterable[bytes]) -> list[Path]:
+    """The files below a folder that hold one of these byte strings."""
+    needles = list(needles)
+    return [
+        path for path in sorted(folder.rglob("*"))
+        if path.is_file() and not path.is_symlink() and any(needle in path.read_bytes() for needle in needles)
+    ]  # fmt: skip
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
