@@ -14,6 +14,7 @@ import numpy as np
 from fedrec.aggregation import SiteUpdate
 from fedrec.core.interactions import Interactions
 from fedrec.core.params import Array, SharedParams
+from fedrec.errors import DataError
 from fedrec.exchange.wire import decode, encode
 from fedrec.institution.guard import Guard
 from fedrec.institution.index import index_frame
@@ -36,7 +37,7 @@ class SimulatedFederation:
 
     def __init__(self, rows: Mapping[str, Interactions], n_items: int, catalogue: Sequence[str] = ()) -> None:
         self._rows, self._n_items, self.catalogue = dict(rows), n_items, tuple(catalogue)
-        self._private: dict[tuple[str, str, str], dict[str, Array]] = {}
+        self._private: dict[tuple[str, str, str], dict[int, dict[str, Array]]] = {}
 
     @property
     def n_items(self) -> int:
@@ -60,10 +61,13 @@ class SimulatedFederation:
         spec = task.plan.spec
         key = (site, task.run, task.plan.fingerprint)
         shared = decode(encode(task.shared.tensors))
-        private = self._private.get(key, {}) if task.number or task.kind != "train" else {}
+        states = self._private.setdefault(key, {})  # by round: a round that is asked for again starts where it started
+        private = states.get(task.number - (task.kind == "train"), {})
         done = perform(spec, task.kind, task.protocol, self._rows[site], shared, private)
         if done.state is not None and task.kind == "train":
-            self._private[key] = done.state
+            self._private[key] = {
+                number: state for number, state in states.items() if number == task.number - 1
+            } | {task.number: done.state}
         if done.update is None:
             return Answer(site, numbers=done.numbers)
         data = encode(done.update)
@@ -90,6 +94,9 @@ def simulate(
     Raises:
         DataError: a frame lacks a column.
     """
+    for name, frame in frames.items():
+        if missing := [column for column in (user, item, rating, time) if column is not None and column not in frame]:
+            raise DataError(f"{name}: has no column {', '.join(missing)}")
     if catalogue is None:
         catalogue = sorted({str(value) for frame in frames.values() for value in frame[item]})
     rows = {

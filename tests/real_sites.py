@@ -10,6 +10,8 @@ import http.client
 import json
 import secrets
 import socket
+import subprocess
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,10 +110,18 @@ def put(scientist: SyftSite, request: str, tensors: Mapping[str, Array]) -> str:
 def finished(scientist: SyftSite, request: str, answer: Mapping[str, Any]) -> dict[str, Any]:
     """An answer once its job has ended."""
     while answer.get("status") == "running":
-        status, body = own_route(scientist, "GET", f"/fedrec/v1/jobs/{answer['key']}?wait=25", permit=request)
-        answer = json.loads(body)
-        assert status == 200 or answer["status"] == "refused"
+        answer = json.loads(own_route(scientist, "GET", f"/fedrec/v1/jobs/{answer['key']}?wait=25", permit=request)[1])
     return dict(answer)
+
+
+def run_task(scientist: SyftSite, approved: Approved, **changes: Any) -> dict[str, Any]:
+    """One task of an approved plan, waited for; a refusal is an answer too."""
+    from fedrec.errors import Refused
+
+    try:
+        return finished(scientist, approved.id, scientist.call(approved.function, approved.task(**changes)))
+    except Refused as refusal:
+        return dict(refusal.answer())
 
 
 # calls as bytes
@@ -137,19 +147,23 @@ def http_call(url: str, method: str, target: str, body: bytes = b"", headers: Ma
 
 
 def own_route(
-    scientist: SyftSite, method: str, target: str, body: bytes = b"", *, permit: str = "", url: str = "", **changes: str
+    scientist: SyftSite, method: str, target: str, body: bytes = b"", *, permit: str = "", **changes: str
 ) -> tuple[int, bytes]:
     """A call of the site's own routes, signed as it should be; `changes` replaces headers afterwards."""
-    headers = signing.headers(scientist.key, method, target, scientist.uid, body=sha256(body), permit=permit)
-    headers |= {f"X-Fedrec-{name.capitalize()}": value for name, value in changes.items()}
-    return http_call(url or url_of(scientist), method, target, body, headers)
+    return http_call(url_of(scientist), method, target, body, own_headers(scientist, method, target, permit) | changes)
+
+
+def own_headers(scientist: SyftSite, method: str, target: str, permit: str) -> dict[str, str]:
+    """The headers of a call of the site's own routes; a PUT is signed for the body that its name promises."""
+    name = target.rpartition("/")[2] if method == "PUT" else signing.EMPTY
+    return signing.headers(scientist.key, method, target, scientist.uid, body=name, permit=permit)
 
 
 def url_of(site: SyftSite) -> str:
     return f"http://{site.line._host}:{site.line._port}"
 
 
-def call_bytes(key: Any, uid: str, path: str, *args: Any, blocking: bool = True, **kwargs: Any) -> bytes:
+def call_bytes(key: Any, uid: str, path: str, /, *args: Any, blocking: bool = True, **kwargs: Any) -> bytes:
     """A signed PySyft call as it goes over the wire.
 
     Args:
@@ -160,7 +174,7 @@ def call_bytes(key: Any, uid: str, path: str, *args: Any, blocking: bool = True,
     from syft.client.api import SyftAPICall
     from syft.server.credentials import SyftSigningKey
 
-    call = SyftAPICall(server_uid=sy.UID(uid), path=path, args=list(args), kwargs=kwargs, blocking=blocking)
+    call = SyftAPICall(server_uid=sy.UID.from_string(uid), path=path, args=list(args), kwargs=kwargs, blocking=blocking)
     return bytes(sy.serialize(call.sign(SyftSigningKey(signing_key=key)), to_bytes=True))
 
 
@@ -173,14 +187,15 @@ def send(url: str, body: bytes) -> Any:
     return sy.deserialize(data, from_bytes=True).message.data
 
 
-def raw(site: SyftSite, path: str, *args: Any, **kwargs: Any) -> Any:
+def raw(site: SyftSite, path: str, /, *args: Any, **kwargs: Any) -> Any:
     """A PySyft call signed with an account's key, past PySyft's client and everything it checks."""
     return send(url_of(site), call_bytes(site.key, site.uid, path, *args, **kwargs))
 
 
 def text_of(answer: Any) -> str:
-    """The text of PySyft's error, or the value's class."""
-    return str(getattr(answer, "message", type(answer).__name__))
+    """The text of PySyft's error, or the class of the value that came."""
+    value = getattr(answer, "value", None)
+    return str(getattr(answer, "message", type(answer).__name__)) if value is None else type(value).__name__
 
 
 def function_of(scientist: SyftSite, plan: Plan) -> Any:
@@ -241,3 +256,64 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+# a site of its own
+
+CANARY = "canary7391"
+
+
+def lone(root: Path, limits: str = "own_code = true\nmegabytes = 1\n", port: int = 0) -> Sites:
+    """A consortium of one institution, `solo`, with 300 rows whose user ids are canaries; not started yet.
+
+    Thirty users touch ten of forty films each; user u's are u, u+1, … modulo 40, oldest first.
+    """
+    from fedrec.demo.sites import Sites, prepare
+
+    source, data = root / "source", root / "data"
+    (source / "solo").mkdir(parents=True)
+    data.mkdir()
+    (source / "consortium.toml").write_text(
+        'name = "lone"\ntitle = "One cinema"\ncatalogue = "items.csv"\n[[member]]\nname = "solo"\nfolder = "solo"\n'
+    )
+    (source / "solo" / "site.toml").write_text(
+        f'name = "solo"\ntitle = "Solo"\nowner = "owner@solo.example"\nport = {port}\n[limits]\n{limits}'
+    )
+    (source / "solo" / "schema.toml").write_text(
+        'title = "Films"\n[columns]\nuser = "user"\nitem = "item"\nrating = "rating"\ntime = "timestamp"\n'
+        "[rating]\nmin = 1\nmax = 5\n"
+    )
+    (source / "solo" / "DATASHEET.md").write_text("# Solo\n")
+    rows = [f"{CANARY}-{user:02d},film-{(user + step) % 40},{1 + step % 5},{1000 + step}\n" for user in range(30) for step in range(10)]
+    (data / "ratings.csv").write_text("user,item,rating,timestamp\n" + "".join(rows))
+    (data / "items.csv").write_text("item,title\n" + "".join(f"film-{number},Film {number}\n" for number in range(40)))
+    prepare(source, root / "lone", data)
+    return Sites(root / "lone", owner_password)
+
+
+# the command line, as a person calls it
+
+
+def command(*arguments: object, **secrets: str) -> subprocess.CompletedProcess[str]:
+    """One `fedrec` command in a process that holds only these secrets."""
+    from fedrec.demo.sites import clean_environment
+
+    return subprocess.run(
+        [sys.executable, "-m", "fedrec", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        env=clean_environment(**secrets),
+        timeout=120,
+        check=False,
+    )
+
+
+def one_line(done: subprocess.CompletedProcess[str], code: int) -> str:
+    """The one line on stderr of a command that ended with `code`; progress lines of `fedrec run` do not count."""
+    lines = [line for line in done.stderr.splitlines() if line.startswith("fedrec: ")]
+    assert (done.returncode, len(lines)) == (code, 1), (done.returncode, done.stderr)
+    assert done.stderr.endswith(lines[0] + "\n"), done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    return lines[0].removeprefix("fedrec: ")

@@ -16,7 +16,10 @@ def benchmark() -> None:
 
 @benchmark.command()
 @click.option("--sites", type=click.IntRange(1, 50), default=4, show_default=True, help="How many institutions.")
-@click.option("--payload", type=click.FloatRange(0.001, 60), multiple=True, metavar="MB", help="Down to and up from each site; again for more. Default 0.1, 1 and 16.")  # fmt: skip
+@click.option(
+    "--payload", type=click.FloatRange(0.001, 60), multiple=True, metavar="MB",
+    help="Down to and up from each site; again for more. Default 0.1, 1 and 16.",
+)  # fmt: skip
 @click.option("--repeats", type=click.IntRange(3, 400), default=20, show_default=True, help="Rounds per payload.")
 @click.option("--long", is_flag=True, help="Also 300 rounds at 0.1 MB, with the sites' memory.")
 @json_option

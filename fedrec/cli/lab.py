@@ -9,7 +9,6 @@ import click
 
 from fedrec.cli.output import say
 
-
 _folder = click.Path(file_okay=False, path_type=Path)
 
 

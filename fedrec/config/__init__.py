@@ -10,14 +10,16 @@
 
 from fedrec.config.consortium import ConsortiumConfig, Member
 from fedrec.config.run import RunConfig
-from fedrec.config.schema import Columns, MockSize, RatingScale, SchemaConfig, TimeUnit
-from fedrec.config.site import Limits, SiteConfig
+from fedrec.config.schema import Columns, Core, Feature, MockSize, RatingScale, SchemaConfig, TimeUnit
+from fedrec.config.site import Limits, SiteConfig, Source
 from fedrec.errors import ConfigError
 
 __all__ = [
     "Columns",
     "ConfigError",
     "ConsortiumConfig",
+    "Core",
+    "Feature",
     "Limits",
     "Member",
     "MockSize",
@@ -25,5 +27,6 @@ __all__ = [
     "RunConfig",
     "SchemaConfig",
     "SiteConfig",
+    "Source",
     "TimeUnit",
 ]

@@ -50,10 +50,10 @@ def _known_keys(table: type[BaseModel], problem: Mapping[str, Any]) -> set[str]:
     if problem["type"] != "extra_forbidden":
         return set()
     for part in problem["loc"][:-1]:
-        if isinstance(part, str):  # a number is a place in a list of tables
+        if isinstance(part, str) and part in table.model_fields:  # else a place in a list, or a free name of a table
             annotation = table.model_fields[part].annotation
             kinds = (annotation, *get_args(annotation))
-            table = next(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel))
+            table = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), table)
     return {field.alias or name for name, field in table.model_fields.items()}
 
 

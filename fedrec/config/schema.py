@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import zoneinfo
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -31,6 +32,7 @@ class RatingScale(Table):
     min: float
     max: float
     step: float = Field(default=1.0, gt=0)
+    positive_from: float | None = None  # rows below it are left out: only what a user liked is kept
 
     @field_validator("max")
     @classmethod
@@ -41,7 +43,59 @@ class RatingScale(Table):
 
 
 class TimeUnit(Table):
-    unit: Literal["s", "ms"] = "s"  # since 1970-01-01 UTC
+    """Numbers since 1970-01-01 UTC, or dates and times as ISO 8601 writes them (and as Parquet and SQL hold them)."""
+
+    unit: Literal["s", "ms", "iso"] = "s"
+    zone: Text = "UTC"  # of times that are written without an offset
+
+    @field_validator("zone")
+    @classmethod
+    def _known(cls, value: str, info: ValidationInfo) -> str:
+        if value not in zoneinfo.available_timezones():
+            raise ValueError("must be a time zone such as Europe/Berlin")
+        if value != "UTC" and info.data.get("unit") != "iso":
+            raise ValueError('has no meaning without unit = "iso": numbers count from 1970 UTC')
+        return value
+
+
+class Core(Table):
+    """Users and items with too few rows are left out, again and again until none is left to leave out."""
+
+    users_min: int = Field(default=1, ge=1)  # rows of a user
+    items_min: int = Field(default=1, ge=1)  # rows of an item
+
+
+Values = Annotated[tuple[Text, ...], Field(strict=False, min_length=1)]
+
+
+class Feature(Table):
+    """What one column says about a user or an item. A value that is not allowed counts as unknown."""
+
+    type: Literal["number", "text", "tags"]  # tags: texts with | between them
+    min: float | None = None
+    max: float | None = None
+    values: Values | None = None  # allowed ones; None = any
+
+    @field_validator("min", "max")
+    @classmethod
+    def _of_numbers(cls, value: float | None, info: ValidationInfo) -> float | None:
+        if value is not None and info.data.get("type", "number") != "number":
+            raise ValueError('has a meaning with type = "number" only')
+        return value
+
+    @field_validator("values")
+    @classmethod
+    def _of_texts(cls, value: tuple[str, ...] | None, info: ValidationInfo) -> tuple[str, ...] | None:
+        if value is not None and info.data.get("type") == "number":
+            raise ValueError('has no meaning with type = "number": give min and max')
+        return value
+
+
+class Features(Table):
+    """Columns about users and items, kept beside the rows. No model uses them yet."""
+
+    user: dict[str, Feature] = Field(default_factory=dict)
+    item: dict[str, Feature] = Field(default_factory=dict)
 
 
 class MockSize(Table):
@@ -72,6 +126,32 @@ class SchemaConfig(TomlFile):
     rating: RatingScale | None = Field(default=None, validate_default=True)
     time: TimeUnit = TimeUnit()
     mock: MockSize = MockSize()
+    filter: Core = Core()
+    values: dict[str, Values] = Field(default_factory=dict)  # a row with another value in this column is rejected
+    features: Features = Features()
+
+    @field_validator("values")
+    @classmethod
+    def _other_columns(cls, value: dict[str, Values], info: ValidationInfo) -> dict[str, Values]:
+        columns = info.data.get("columns")
+        if columns is not None and (twice := set(value) & {columns.user, columns.item, columns.time}):
+            raise ValueError(f"{min(twice)} is the column of the user, the item or the time")
+        return value
+
+    @field_validator("features")
+    @classmethod
+    def _columns_of_their_own(cls, value: Features, info: ValidationInfo) -> Features:
+        columns = info.data.get("columns")
+        named = set() if columns is None else set(columns.model_dump().values())
+        if twice := (set(value.user) | set(value.item)) & named:
+            raise ValueError(f"{min(twice)} is a column that columns names already")
+        return value
+
+    @property
+    def row_columns(self) -> list[str]:
+        """The columns that every row needs, each once."""
+        named = [name for name in self.columns.model_dump().values() if name is not None]
+        return list(dict.fromkeys([*named, *self.values]))
 
     @field_validator("rating")
     @classmethod

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
-from fedrec.config.base import Email, Inside, Relative, Slug, Table, Text, TomlFile
+from fedrec.config.base import Email, Inside, Relative, Slug, Table, Text, TomlFile, matches
 
 
 def _loopback(value: str) -> str:
@@ -45,6 +46,47 @@ class Limits(Table):
         return value
 
 
+def _one_select(value: str) -> str:
+    text = value.strip().removesuffix(";")
+    if not re.match(r"(?i)(select|with)\b", text):
+        raise ValueError("must begin with SELECT or WITH")
+    if ";" in text:
+        raise ValueError("must be one statement, without a semicolon inside")
+    return text
+
+
+Query = Annotated[str, AfterValidator(_one_select)]
+_DATABASES = r"(sqlite|postgresql(\+psycopg2?)?)://\S+"
+
+
+class Source(Table):
+    """A database that the rows are read from, over a connection that cannot write."""
+
+    url: Text | None = None  # a SQLAlchemy URL without a password
+    url_env: Annotated[str, matches(r"[A-Z][A-Z0-9_]*", "must be a variable's name in capitals")] | None = Field(
+        default=None, validate_default=True
+    )
+    query: Query
+    user_query: Query | None = None  # one row a user, for [features.user]
+    item_query: Query | None = None  # one row an item, for [features.item]
+
+    @field_validator("url")
+    @classmethod
+    def _of_a_known_kind(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(_DATABASES, value):
+            raise ValueError("must be a sqlite:// or postgresql:// URL: for others no read-only connection is known")
+        if value is not None and re.search(r"//[^/@]*:[^/]*@|[?&](ssl)?password=", value):
+            raise ValueError("must not hold a password: name an environment variable in source.url_env instead")
+        return value
+
+    @field_validator("url_env")
+    @classmethod
+    def _one_of_two(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if "url" in info.data and (value is None) == (info.data["url"] is None):
+            raise ValueError("give either source.url or source.url_env")
+        return value
+
+
 class SiteConfig(TomlFile):
     """One institution, as its site.toml states it."""
 
@@ -53,8 +95,11 @@ class SiteConfig(TomlFile):
     owner: Email
     host: Annotated[str, AfterValidator(_loopback)] = "127.0.0.1"
     port: int = Field(default=0, ge=0, le=65535)  # 0 = any free port
-    data: Inside = "data/ratings.csv"
+    data: Inside = "data/ratings.csv"  # .csv, .tsv or .parquet; not read when [source] is given
+    user_data: Inside | None = None  # one row a user, for [features.user]; None = columns of the rows
+    item_data: Inside | None = None  # one row an item, for [features.item]; None = columns of the catalogue
     consortium: Relative = "../consortium.toml"
+    source: Source | None = None  # a database instead of the file
     limits: Limits = Limits()
 
     @property

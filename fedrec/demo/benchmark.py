@@ -122,11 +122,10 @@ def in_words(report: Mapping[str, Any]) -> str:
     start = report["start"]
     lines = [f"first start: one site {start['one_site_seconds']:.1f} s, all {start['all_sites_seconds']:.1f} s"]
     if after := report.get("after_300"):
-        lines.append(
-            f"memory of a site with its jail: {after['pss_mb_round_10']:.0f} MB after round 10, "
-            f"{after['pss_mb_round_300']:.0f} MB after round 300; a round {after['call_seconds_first_10']:.3f} s in the first ten, "
-            f"{after['call_seconds_last_10']:.3f} s in the last ten"
-        )
+        memory = f"{after['pss_mb_round_10']:.0f} MB after round 10, {after['pss_mb_round_300']:.0f} MB after round 300"
+        lines.append(f"a site with its jail: {memory}")
+        early, late = after["call_seconds_first_10"], after["call_seconds_last_10"]
+        lines.append(f"a round: {early:.3f} s in the first ten, {late:.3f} s in the last ten")
     return "\n".join(lines)
 
 

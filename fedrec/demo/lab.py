@@ -6,20 +6,15 @@ import json
 import os
 import secrets
 import shutil
-import signal
-import subprocess
 import sys
 import threading
-import time
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from fedrec.datasets import get_ml100k, synthetic
-from fedrec.demo.sites import SCIENTIST, SiteProcess, Sites, clean_environment, fedrec, prepare, timed
+from fedrec.demo.jupyter import Jupyter, jupyter
+from fedrec.demo.sites import SCIENTIST, SiteProcess, Sites, fedrec, prepare, timed
 from fedrec.errors import FedrecError, Unreachable, WrongInput
 from fedrec.institution.ledger import Ledger
 
@@ -27,19 +22,6 @@ Say = Callable[[str], None]
 ROLES = {"owner": "owner of aurora", "scientist": "scientist"}  # kernel → its name in JupyterLab
 FIRST = "aurora"  # the institution whose owner the reader plays
 LOOK_S = 2.0  # how often the other owners look for new requests
-START_S = 60.0  # JupyterLab
-
-
-@dataclass(frozen=True, slots=True)
-class Jupyter:
-    """A running JupyterLab: its address with the token, and its process."""
-
-    url: str
-    process: subprocess.Popen[bytes]
-
-    def wait(self) -> None:
-        """Return when JupyterLab has ended by itself, as by its menu."""
-        self.process.wait()
 
 
 class Lab:
@@ -73,8 +55,8 @@ class Lab:
         try:
             sites.add_user(SCIENTIST, "scientist", passwords["scientist"])
             install(self.folder, sites, passwords["scientist"])
-            with OtherOwners(sites, self.say), self._jupyter() as jupyter:
-                yield jupyter
+            with OtherOwners(sites, self.say), jupyter(self.folder / "jupyter", self.folder / "notebooks") as started:
+                yield started
         finally:
             sites.stop()
 
@@ -102,33 +84,6 @@ class Lab:
             write_secret(path, {name: secrets.token_urlsafe(12) for name in names})
         found: dict[str, str] = json.loads(path.read_text())
         return found
-
-    @contextmanager
-    def _jupyter(self) -> Iterator[Jupyter]:
-        """JupyterLab on 127.0.0.1 and a free port, with the lab's kernels, settings and nothing of anybody's home."""
-        own = self.folder / "jupyter"
-        runtime = own / "runtime"
-        shutil.rmtree(runtime, ignore_errors=True)
-        _settle(own / "config" / "lab")
-        first = min((self.folder / "notebooks").glob("*.ipynb")).name
-        command = [
-            sys.executable, "-m", "jupyterlab", "--no-browser", "--ServerApp.ip=127.0.0.1", "--ServerApp.port=0",
-            f"--ServerApp.root_dir={self.folder / 'notebooks'}", f"--ServerApp.default_url=/lab/tree/{first}",
-            *(["--allow-root"] if os.geteuid() == 0 else []),
-        ]  # fmt: skip
-        places = {"CONFIG_DIR": own / "config", "DATA_DIR": own, "RUNTIME_DIR": runtime}
-        variables = {f"JUPYTER_{name}": str(place) for name, place in places.items()}
-        with (own / "jupyter.log").open("w") as log:
-            process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                env=clean_environment(**variables, IPYTHONDIR=str(own / "ipython")),
-            )  # fmt: skip
-        try:
-            with timed("JupyterLab started", self.say):
-                facts = _started(process, runtime)
-            yield Jupyter(f"{facts['url']}lab/tree/{first}?token={facts['token']}", process)
-        finally:
-            _end(process)
 
 
 class OtherOwners:
@@ -224,39 +179,3 @@ def _copy_new(source: Path, target: Path) -> None:
     for path in source.glob("*.ipynb"):
         if not (target / path.name).exists():
             shutil.copyfile(path, target / path.name)
-
-
-def _settle(lab: Path) -> None:
-    """JupyterLab asks the network for news and newer versions unless told otherwise."""
-    path = lab / "user-settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"fetchNews": "false", "checkForUpdates": False}))
-
-
-def _started(process: subprocess.Popen[bytes], runtime: Path) -> dict[str, Any]:
-    """What JupyterLab wrote about itself, once it answers.
-
-    Raises:
-        WrongInput: it ended, or did not answer in time.
-    """
-    deadline = time.monotonic() + START_S
-    while process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.2)
-        for path in runtime.glob("jpserver-*.json"):
-            with suppress(ValueError, OSError):
-                facts: dict[str, Any] = json.loads(path.read_text())
-                with urllib.request.urlopen(f"{facts['url']}api", timeout=5):
-                    return facts
-    raise WrongInput(f"JupyterLab did not start; see {runtime.parent.name}/jupyter.log in the lab's folder")
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End JupyterLab, which ends its kernels; kernels left behind by a killed one see that it is gone, and end."""
-    with suppress(ProcessLookupError):
-        process.send_signal(signal.SIGTERM)
-    try:
-        process.wait(20)
-    except subprocess.TimeoutExpired:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()

@@ -89,6 +89,7 @@ class SiteProcess:
         """Start the process; `wait` returns when it answers."""
         log = self.folder / "state" / "serve.log"
         log.parent.mkdir(mode=0o700, exist_ok=True)
+        log.touch(mode=0o600)
         with log.open("a") as errors:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "fedrec", "site", "serve", str(self.folder), "--json", "-"],

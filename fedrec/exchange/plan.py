@@ -21,6 +21,10 @@ PROTOCOLS = ("p1", "p2", "p3", "all")
 DTYPES = {"float16": 2, "float32": 4, "float64": 8, "int32": 4, "int64": 8}
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,30}")
 _SETTING = re.compile(r"[a-z][a-z0-9_]{0,30}")
+# Default-ignorable characters outside category C (Unicode 15, DerivedCoreProperties) and the blank Braille cell.
+_SHAPELESS = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
 _SECTIONS = {"name", "purpose", "fedrec", "seed", "model", "aggregator", "asks", "leaves"}
 _ASKS = {"train", "rounds", "runs", "evaluate", "publish", "days"}
 _TOP_TYPES = {"name": str, "purpose": str, "fedrec": str, "seed": int}
@@ -124,13 +128,15 @@ class PlanText:
         """
         check_text(text)
         try:
-            raw = tomllib.loads(text)
-            plan = cls._from_table(raw)
+            plan = cls._from_table(tomllib.loads(text))
+            same = plan.text() == text
         except tomllib.TOMLDecodeError as error:
             raise _bad(f"the plan is not TOML ({error})") from None
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise _bad(f"the plan lacks or misuses {error}") from None
-        if plan.text() != text:
+        except RecursionError:
+            raise _bad("the plan is nested too deeply") from None
+        if not same:
             raise _bad("the plan is not in the form that fedrec writes (order, spacing or an unknown key)")
         return plan
 
@@ -188,8 +194,14 @@ def check_text(text: str) -> None:
         raise _bad("the plan holds three double quotes; write docstrings and texts with single quotes or as # comments")
     if text.endswith("\\"):
         raise _bad("the plan ends in a backslash")
+    _check_visible(text)
+
+
+def _check_visible(text: str) -> None:
+    """Only letters, signs, the plain space and the line end: no other blanks, no letters without a shape."""
     for char in text:
-        if char != "\n" and unicodedata.category(char) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"):
+        kind = unicodedata.category(char)
+        if char not in " \n" and (kind[0] in "CZ" or _SHAPELESS.match(char)):
             raise _bad(f"the plan holds the invisible character U+{ord(char):04X}")
 
 
@@ -216,6 +228,7 @@ def _literal(value: Any) -> str:
             raise _bad("a setting is not a finite number")
         return repr(value)
     if isinstance(value, str):
+        _check_visible(value)  # before JSON's escapes hide it
         if "\n" not in value:
             return json.dumps(value, ensure_ascii=False)
         if "'''" in value:

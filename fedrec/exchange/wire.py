@@ -19,7 +19,7 @@ MAX_TENSORS = 256
 
 def encode(tensors: Mapping[str, Array]) -> bytes:
     """The tensors as safetensors; the same tensors give the same bytes in whatever order they come."""
-    return save({name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)})
+    return save({name: np.asarray(tensors[name], order="C") for name in sorted(tensors)})
 
 
 def decode(data: bytes) -> dict[str, Array]:

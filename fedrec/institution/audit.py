@@ -191,5 +191,9 @@ def _tail(path: Path) -> tuple[int, str, int]:
     lines = data[:whole].splitlines()
     if not lines:
         return 0, START, len(data) - whole
-    last = json.loads(lines[-1])
-    return last["seq"] + 1, last["hash"], len(data) - whole
+    try:
+        last = json.loads(lines[-1])
+        return int(last["seq"]) + 1, str(last["hash"]), len(data) - whole
+    except (ValueError, KeyError, TypeError, RecursionError):
+        reason = "the audit log's last event is not readable"
+        raise Refused("audit.tampered", reason, "Run fedrec audit verify") from None

@@ -6,6 +6,7 @@ pending after a crash is void (contracts.md).
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -29,6 +30,7 @@ class Decisions:
 
     def __init__(self, site: Site, jobs: Jobs) -> None:
         self._site, self._jobs = site, jobs
+        self._approving = threading.Lock()  # so that a live permit is the one whose approval was recorded
 
     def check_submission(self, account: Account, plan_text: str, plan: PlanText) -> None:
         """Raises: Refused for a plan above the site's limits, or one that this account sent before."""
@@ -95,7 +97,7 @@ class Decisions:
         )
         permit = sign(facts, site.keys.site)
         ids = {"request": row.id, "permit": permit["id"]}
-        with site.audit.act(by.email, by.role, "approve", row.fingerprint, **ids):
+        with self._approving, site.audit.act(by.email, by.role, "approve", row.fingerprint, **ids):
             site.ledger.permit_pending(row.id, permit)
             if not apply():
                 raise Refused("site.error", "PySyft did not take the approval", "Approve again")

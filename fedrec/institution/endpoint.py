@@ -37,3 +37,8 @@ def call(key: object, plan: object, task: object) -> dict[str, Any]:
         return dict(
             Refused("site.error", "the site had an error of its own", "Ask the data owner to read the log").answer()
         )
+
+
+def closed() -> dict[str, Any]:
+    """The answer to whoever calls the endpoint past an approved plan."""
+    return dict(Refused("gate.role", "direct calls are closed", "Submit a plan").answer())

@@ -71,9 +71,13 @@ def open_envelope(body: bytes) -> Envelope:
 
 
 def read_call(message: bytes) -> Call:
-    """Path, site and blocking flag of a call whose signature is good."""
+    """Path, site and blocking flag of a call whose signature is good.
+
+    Raises:
+        Refused: `gate.signature` when the signed bytes are not a PySyft call.
+    """
     fields = _record(message, "SyftAPICall")
-    path = _blob(_field(fields, "path"), "str").decode("utf-8", "strict")
+    path = _blob(_field(fields, "path"), "str").decode("utf-8", "replace")  # no path of the table has the replacement
     uid = _blob(_field(_record(_field(fields, "server_uid"), "UID"), "value"), "bytes")
     blocking = _blob(_field(fields, "blocking"), "bool") == b"1"
     return Call(path, uid.hex(), blocking)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import threading
 import time
 from collections import Counter
@@ -24,6 +25,7 @@ COOKIE_S = 12 * 3600
 LOGINS = 10  # tries of one e-mail within LOGIN_S
 LOGIN_S = 60.0
 
+_PATH = re.compile(r"[a-z_.]{1,64}")
 _CARD = {"user.get_current_user", "metadata.get_metadata", "dataset.get_all"}
 _EVERYONE = _CARD | {"action.get_mock", "request.get_all"}
 _DECIDE = {"user.get_all", "notifications.resolve_object", "request.apply", "request.undo"}
@@ -58,8 +60,11 @@ class Gate:
         self._lock = threading.Lock()
         self._logins: dict[str, list[float]] = {}
 
-    def admit(self, body: bytes) -> tuple[Account, Call]:
+    def admit(self, body: bytes, note: Callable[[Account, str], None] = lambda *_: None) -> tuple[Account, Call]:
         """The caller and the call of a body that may go on to PySyft.
+
+        Args:
+            note: told who signed for which path, so that the log of a refusal names them.
 
         Raises:
             Refused: `gate.size`, `.signature`, `.role`, `.site`, `.path` or `.replay`, in this order.
@@ -72,6 +77,7 @@ class Gate:
         if account is None:
             raise Refused("gate.role", "this key has no account here, or it is disabled", "Ask the data owner for one")
         call = read_call(envelope.message)
+        note(account, call.path if _PATH.fullmatch(call.path) else "unknown")
         if call.site != self._site:
             raise Refused("gate.site", "the call is meant for another site", "Send it there")
         if call.path not in PATHS[account.role] or not call.blocking:
@@ -119,8 +125,9 @@ class Gate:
         """Whether a login of this key set the cookie, less than twelve hours ago."""
         text, _, mac = cookie.rpartition(".")
         of, _, end = text.partition(".")
-        good = hmac.compare_digest(mac, hmac.new(self._cookie_key, text.encode(), "sha256").hexdigest())
-        return good and hmac.compare_digest(of, key) and end.isdigit() and time.time() < int(end)
+        own = hmac.new(self._cookie_key, text.encode(), "sha256").hexdigest()
+        good = hmac.compare_digest(mac.encode(), own.encode())  # bytes: a cookie may hold any letter
+        return good and of == key and end.isdigit() and time.time() < int(end)
 
 
 def too_large(limit: int) -> Refused:

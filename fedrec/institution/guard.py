@@ -90,12 +90,14 @@ def check_sums(numbers: object, n_users: int) -> dict[str, dict[str, float]]:
     Raises:
         Refused: `guard.numbers` for anything else.
     """
-    found = {}
-    for scope, sums in numbers.items() if isinstance(numbers, dict) else [("", None)]:
-        values = [sums.get(name) for name in SUMS] if isinstance(sums, dict) and set(sums) == set(SUMS) else [None]
-        whole = type(values[0]) is int and values[0] <= n_users
-        most = values[0] * (1 + 1e-9) if whole else 0  # a mean of 1 may end in ...02
-        if scope not in SCOPES or not whole or not all(type(v) in (int, float) and 0 <= v <= most for v in values):
-            raise Refused("guard.numbers", "the evaluation gave something else than sums over users", _NEXT)
-        found[scope] = dict(sums)
-    return found
+    if not isinstance(numbers, dict) or not all(s in SCOPES and _are_sums(numbers[s], n_users) for s in numbers):
+        raise Refused("guard.numbers", "the evaluation gave something else than sums over users", _NEXT)
+    return numbers
+
+
+def _are_sums(sums: object, n_users: int) -> bool:
+    if not isinstance(sums, dict) or set(sums) != set(SUMS) or type(sums["users"]) is not int:
+        return False
+    users = sums["users"]
+    most = users * (1 + 1e-9)  # users, but for the rounding of sums of ones
+    return 0 <= users <= n_users and all(type(sums[name]) in (int, float) and 0 <= sums[name] <= most for name in SUMS)

@@ -3,18 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fedrec.core.ids import clean_id
 from fedrec.core.interactions import Interactions
+from fedrec.institution.columns import Column, Unit, allowed, ids, numbers, seconds
 
 Duplicates = Literal["last", "first", "max"]
-REASONS = ("user", "item", "unknown_item", "rating", "time")
-LATEST = 4_102_444_800  # 2100-01-01 UTC, in seconds; later means milliseconds taken for seconds
+REASONS = ("user", "item", "unknown_item", "rating", "time", "value")
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """Which columns are read, and what is kept of them.
+
+    Args:
+        rating: None = every row counts 1.
+        scale: lowest and highest rating that are kept; None = any finite one.
+        positive_from: rows rated lower are left out, after duplicates are resolved; None = all stay.
+        users_min, items_min: rows that a user, or an item, needs to stay (k-core).
+        values: allowed texts by column; a row with another one is rejected.
+    """
+
+    user: str = "user"
+    item: str = "item"
+    rating: str | None = "rating"
+    time: str | None = "timestamp"
+    scale: tuple[float, float] | None = None
+    unit: Unit = "s"
+    zone: str = "UTC"
+    on_duplicate: Duplicates = "last"
+    positive_from: float | None = None
+    users_min: int = 1
+    items_min: int = 1
+    values: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 class Indexed(NamedTuple):
@@ -31,18 +57,35 @@ class Indexed(NamedTuple):
     rejected: dict[str, int]
 
 
-def index_frame(
-    frame: pd.DataFrame,
-    catalogue: Sequence[str],
-    *,
-    user: str = "user",
-    item: str = "item",
-    rating: str | None = "rating",
-    time: str | None = "timestamp",
-    scale: tuple[float, float] | None = None,
-    unit: Literal["s", "ms"] = "s",
-    on_duplicate: Duplicates = "last",
-) -> Indexed:
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """What `index_columns` made of a table.
+
+    Args:
+        duplicates: rows of a user and item that another row stands for.
+        conflicts: those of them whose rating differs from the one that stands.
+        filtered: rows that nothing is wrong with and that a filter left out, by filter.
+    """
+
+    rows: Interactions
+    user_ids: list[str]
+    rejected: dict[str, int]
+    duplicates: int
+    conflicts: int
+    filtered: dict[str, int]
+
+
+def index_frame(frame: pd.DataFrame, catalogue: Sequence[str], **rules: Any) -> Indexed:
+    """`index_columns` of a DataFrame; `rules` are the fields of Rules.
+
+    Raises:
+        KeyError: the frame lacks a named column.
+    """
+    done = index_columns({str(name): frame[name] for name in frame}, catalogue, Rules(**rules))
+    return Indexed(done.rows, done.user_ids, done.rejected)
+
+
+def index_columns(table: Mapping[str, Column], catalogue: Sequence[str], rules: Rules) -> Filled:
     """Rows in the order that Interactions asks for, with users and items as indices.
 
     Of several rows with the same user and item, "last" keeps the latest, "first" the oldest, "max" the one
@@ -51,29 +94,34 @@ def index_frame(
     order of their ids as text, so shuffling a file without ties changes nothing.
 
     Args:
-        rating: None = every row counts 1.
-        scale: lowest and highest rating that are kept; None = any finite one.
         catalogue: the item ids by index.
 
     Raises:
-        KeyError: the frame lacks a named column.
+        KeyError: the table lacks a named column.
+        DataError: the time column holds dates where numbers are declared.
     """
-    n, n_items = len(frame), len(catalogue)
+    n_items = len(catalogue)
     place_of = {name: place for place, name in enumerate(catalogue)}
-    users, user_names = _codes(frame[user])
-    items, item_names = _codes(frame[item])
-    table = np.array([place_of.get(name, -1) for name in item_names] + [-1], dtype=np.int64)  # [-1] is "no id"
-    index = table[items]
-    value = np.ones(n) if rating is None else _numbers(frame[rating])
-    low, high = (-np.inf, np.inf) if scale is None else scale
+    users, user_names = ids(table[rules.user])
+    items, item_names = ids(table[rules.item])
+    lookup = np.array([place_of.get(name, -1) for name in item_names] + [-1], dtype=np.int64)  # [-1] is "no id"
+    index = lookup[items]
+    n = len(users)
+    value = np.ones(n) if rules.rating is None else numbers(table[rules.rating])
+    low, high = (-np.inf, np.inf) if rules.scale is None else rules.scale
     with np.errstate(over="ignore"):
         narrow = value.astype(np.float32) + np.float32(0.0)  # -0.0 becomes 0.0
-    when = None if time is None else _seconds(_numbers(frame[time]), unit)
+    when = None if rules.time is None else seconds(table[rules.time], rules.unit, rules.zone)
 
+    wrong = {"user": users < 0, "item": items < 0, "unknown_item": index < 0}
+    wrong["rating"] = ~(np.isfinite(narrow) & (value >= low) & (value <= high))
+    wrong["time"] = np.zeros(n, dtype=bool) if when is None else when < 0
+    if rules.values:
+        right = [allowed(table[name], values) for name, values in rules.values.items()]
+        wrong["value"] = ~np.logical_and.reduce(right)
     kept = np.ones(n, dtype=bool)
     rejected = {}
-    checks = (users < 0, items < 0, index < 0, ~(np.isfinite(narrow) & (value >= low) & (value <= high)))
-    for reason, bad in zip(REASONS, (*checks, np.zeros(n, dtype=bool) if when is None else when < 0), strict=True):
+    for reason, bad in wrong.items():
         rejected[reason] = int(np.count_nonzero(kept & bad))
         kept &= ~bad
 
@@ -82,7 +130,16 @@ def index_frame(
         order = place[np.lexsort((place, users[place]))]
     else:
         order = place[np.lexsort((-place, when[place], users[place]))]
-    order = order[_without_duplicates(users[order] * n_items + index[order], narrow[order], on_duplicate)]
+    pair = users[order] * n_items + index[order]
+    stays, conflicts = _without_duplicates(pair, narrow[order], rules.on_duplicate)
+    duplicates = len(order) - len(stays)
+    order, filtered = order[stays], {}
+    if rules.positive_from is not None:
+        liked = order[value[order] >= rules.positive_from]
+        order, filtered["not_positive"] = liked, len(order) - len(liked)
+    if rules.users_min > 1 or rules.items_min > 1:
+        inner = order[_core(users[order], index[order], rules.users_min, rules.items_min)]
+        order, filtered["few_rows"] = inner, len(order) - len(inner)
     present, user_index = np.unique(users[order], return_inverse=True)
     rows = Interactions(
         user_index.astype(np.int32),
@@ -92,35 +149,38 @@ def index_frame(
         len(present),
         n_items,
     )
-    return Indexed(rows, [user_names[code] for code in present], rejected)
+    return Filled(rows, [user_names[code] for code in present], rejected, duplicates, conflicts, filtered)
 
 
-def _codes(column: pd.Series[Any]) -> tuple[NDArray[np.int64], list[str]]:
-    """Cleaned ids as places in their sorted list; -1 where there is no usable id."""
-    first: dict[object, int] = {}  # not pandas.factorize, which ends a text at NUL and so makes two ids one
-    raw = np.fromiter((first.setdefault(value, len(first)) for value in column.tolist()), np.int64, len(column))
-    cleaned = [clean_id(value) for value in first]
-    names = sorted({name for name in cleaned if name is not None})
-    place_of: Mapping[str | None, int] = {name: place for place, name in enumerate(names)}
-    table = np.array([place_of.get(name, -1) for name in cleaned], dtype=np.int64)
-    return table[raw], names
+def _without_duplicates(
+    pair: NDArray[np.int64], rating: NDArray[np.float32], rule: Duplicates
+) -> tuple[NDArray[np.int64], int]:
+    """Places of the rows that stay, ascending, when each pair stays once, and how many others contradict them.
 
-
-def _numbers(column: pd.Series[Any]) -> NDArray[np.float64]:
-    """The column as floats, NaN where it holds no number."""
-    return pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-
-
-def _seconds(value: NDArray[np.float64], unit: Literal["s", "ms"]) -> NDArray[np.int64]:
-    """Whole seconds since 1970; -1 where the value is none, before 1970 or after 2099."""
-    seconds = np.floor(value / 1000 if unit == "ms" else value)
-    return np.where((seconds >= 0) & (seconds < LATEST), seconds, -1).astype(np.int64)
-
-
-def _without_duplicates(pair: NDArray[np.int64], rating: NDArray[np.float32], rule: Duplicates) -> NDArray[np.int64]:
-    """Places of the rows that stay, ascending, when each pair stays once; rows come oldest first."""
+    Rows come oldest first.
+    """
+    if not len(pair):
+        return np.zeros(0, dtype=np.int64), 0
     place = np.arange(len(pair))
-    order = np.lexsort((place, rating, pair)) if rule == "max" else np.lexsort((place, pair))
+    order = np.lexsort((place, rating, pair)) if rule == "max" else np.argsort(pair, kind="stable")
     change = pair[order][1:] != pair[order][:-1]
     edge = np.append(True, change) if rule == "first" else np.append(change, True)
-    return np.sort(order[edge[: len(order)]])
+    group = np.cumsum(np.append(False, change))
+    stands = rating[order[edge]]
+    conflicts = int(np.count_nonzero(rating[order] != stands[group]))
+    return np.sort(order[edge]), conflicts
+
+
+def _core(
+    user: NDArray[np.int64], item: NDArray[np.int64], users_min: int, items_min: int
+) -> NDArray[np.int64]:
+    """Places of the largest part in which every user and every item has enough rows."""
+    place = np.arange(len(user))
+    while len(place):
+        enough = (np.bincount(user[place])[user[place]] >= users_min) & (
+            np.bincount(item[place])[item[place]] >= items_min
+        )
+        if enough.all():
+            break
+        place = place[enough]
+    return place

@@ -84,7 +84,9 @@ class Jobs:
             if known is None:
                 self._forget_round(row, task)
             else:  # another thread was faster; its intent has its own outcome
-                site.audit.event(row.scientist, "scientist", task.kind, row.fingerprint, outcome="repeated", **_ids(row, task))
+                site.audit.event(
+                    row.scientist, "scientist", task.kind, row.fingerprint, outcome="repeated", **_ids(row, task)
+                )
         return self._resume(job, row, task)
 
     def _resume(self, job: str, row: RequestRow, task: Task) -> dict[str, Any]:

@@ -30,8 +30,10 @@ CREATE TABLE IF NOT EXISTS jobs (key TEXT PRIMARY KEY, request TEXT NOT NULL, ki
 CREATE INDEX IF NOT EXISTS jobs_of_request ON jobs (request, kind);
 CREATE UNIQUE INDEX IF NOT EXISTS one_request_per_plan ON requests (key, fingerprint);
 CREATE TABLE IF NOT EXISTS calls (hash BLOB PRIMARY KEY) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS results (id TEXT PRIMARY KEY, request TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS results (id TEXT PRIMARY KEY, request TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS results_of_request ON results (request);
 """
+RESULTS = 8  # PySyft results of one request that can still be read; one account has at most 4 calls at once
 _JOB = "key, request, kind, run, round, protocol, base, nonce, status, answer"
 
 
@@ -146,10 +148,13 @@ class Ledger:
     # requests and permits
 
     def add_request(self, row: RequestRow) -> None:
-        """Record a submitted request."""
+        """Record a submitted request. Raises: Refused `request.exists`."""
         values = [getattr(row, name) for name in RequestRow.__slots__]
-        with self._transaction() as db:
-            db.execute(f"INSERT INTO requests VALUES ({','.join('?' * len(values))})", values)
+        try:
+            with self._transaction() as db:
+                db.execute(f"INSERT INTO requests VALUES ({','.join('?' * len(values))})", values)
+        except sqlite3.IntegrityError:
+            raise Refused("request.exists", "this very plan was submitted before", "Use that request") from None
 
     def requests(self) -> list[RequestRow]:
         """All requests, oldest first."""
@@ -173,9 +178,17 @@ class Ledger:
             )
 
     def decide(self, request: str, decision: str, by: str, at: str, reason: str) -> None:
-        """Record a decision; an approval makes the pending permit live, everything else ends it."""
+        """Record a decision; an approval makes the pending permit live, everything else ends it.
+
+        Raises:
+            Refused: `permit.denied` or `.revoked` when another owner said no while this approval was on its way.
+        """
         state = "live" if decision == "approved" else "ended"
         with self._transaction() as db:
+            row = self.request(request)
+            if decision == "approved" and row is not None and row.permit_state != "pending":
+                reason = "another owner decided in the meantime"
+                raise Refused(f"permit.{row.decision}", reason, "Read it and decide again")
             db.execute(
                 "UPDATE requests SET decision=?, decided_by=?, decided_at=?, reason=?, permit_state="
                 "CASE WHEN permit IS NULL THEN 'none' ELSE ? END WHERE id=?",
@@ -244,10 +257,14 @@ class Ledger:
 
     # results of PySyft calls
 
-    def add_result(self, result: str, request: str) -> None:
-        """Remember which request a PySyft result belongs to."""
+    def add_result(self, result: str, request: str) -> list[str]:
+        """Remember which request a PySyft result belongs to; returns the older ones that are forgotten for it."""
         with self._transaction() as db:
             db.execute("INSERT OR REPLACE INTO results VALUES (?,?)", (result, request))
+            older = "FROM results WHERE request=? AND rowid NOT IN (SELECT rowid FROM results WHERE request=? ORDER BY rowid DESC LIMIT ?)"
+            forgotten = [row[0] for row in db.execute(f"SELECT id {older}", (request, request, RESULTS))]
+            db.execute(f"DELETE {older}", (request, request, RESULTS))
+            return forgotten
 
     def request_of_result(self, result: str) -> RequestRow | None:
         """The request whose call made a PySyft result."""

@@ -57,6 +57,7 @@ class SyftServer:
         for variable in environment:
             os.environ.pop(variable, None)
         logging.getLogger().setLevel(logging.ERROR)
+        logging.getLogger().handlers[:] = [logging.StreamHandler()]  # PySyft's own writes into the StringIO above
 
     # set-up, in-process, as the root account that nobody can log in to
 
@@ -86,7 +87,9 @@ class SyftServer:
 
         @sy.api_endpoint_method(settings={})  # type: ignore[untyped-decorator]
         def mock_function(context, plan: str, task: dict):  # type: ignore[no-untyped-def,type-arg]  # noqa: ARG001
-            return {"status": "refused", "code": "gate.role", "reason": "direct calls are closed", "next_step": "Submit a plan"}
+            from fedrec.institution import endpoint
+
+            return endpoint.closed()
 
         wanted = sy.TwinAPIEndpoint(
             path=endpoint.PATH, description="One task of an approved plan.", private_function=private_function,
@@ -184,6 +187,23 @@ class SyftServer:
         except Exception:
             _log.exception("PySyft failed in %s", signed.message.path)
             return SyftError(message="site.error: PySyft had an error. Ask the data owner to read the log")
+
+    def forget(self, stored: Any, key: str | None = None) -> None:
+        """Delete what a call left in PySyft's store, which would keep every task and answer for ever.
+
+        Args:
+            stored: its id; anything else is left alone.
+            key: whose it has to be; None = the site's own.
+        """
+        from syft.server.credentials import SyftVerifyKey
+        from syft.types.errors import SyftException
+        from syft.types.uid import UID
+
+        uid = UID(stored) if isinstance(stored, str) else getattr(stored, "id", stored)
+        credentials = self.worker.verify_key if key is None else SyftVerifyKey.from_string(key)
+        with contextlib.suppress(SyftException):
+            if isinstance(uid, UID):
+                self.worker.services.action.stash.delete_by_uid(credentials, uid).unwrap()
 
     def seal(self, result: Any) -> bytes:
         """A result as the bytes that PySyft's clients expect: signed with the server's key."""

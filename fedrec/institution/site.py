@@ -31,8 +31,9 @@ class Keys:
     @classmethod
     def load_or_make(cls, state: Path) -> Keys:
         """The keys below `state`/keys; made at the first call."""
+        state.mkdir(mode=0o700, exist_ok=True)
         folder = state / "keys"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
         return cls(
             SigningKey(bytes.fromhex(_secret(folder / "site.key", 32))),
             SigningKey(bytes.fromhex(_secret(folder / "syft.key", 32))),

@@ -3,7 +3,8 @@
     DIR/state/store/current                  the version in use, replaced atomically
     DIR/state/store/<version>/rows.arrow     user, item, rating, time in the order of core.Interactions
     DIR/state/store/<version>/users.arrow    raw user id by index; never read by a job
-    DIR/state/store/<version>/report.json    what the intake counted
+    DIR/state/store/<version>/report.json    what the last intake of this version counted
+    DIR/state/store/<version>/users_features.arrow, items_features.arrow   by index, where the schema keeps any
 
 The version is a hash of the content, so the same rows are stored once and old versions stay readable.
 Needs pyarrow and numpy only: a job in the jail reads rows through `read_rows` and nothing else.
@@ -17,11 +18,11 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -80,8 +81,16 @@ class Store:
             ids: list[str] = pa.ipc.open_file(file).get_batch(0).column(0).to_pylist()
         return ids
 
+    def features(self, of: Literal["users", "items"]) -> pa.Table | None:
+        """What is known about users or items, by index; None where the schema keeps nothing."""
+        path = self.folder / f"{of}_features.arrow"
+        if not path.exists():
+            return None
+        with pa.memory_map(str(path)) as file:
+            return pa.ipc.open_file(file).read_all()
+
     def report(self) -> dict[str, Any]:
-        """What the intake that wrote this version counted."""
+        """What the last intake of this version counted."""
         found: dict[str, Any] = json.loads((self.folder / "report.json").read_text(encoding="utf-8"))
         return found
 
@@ -128,7 +137,12 @@ def _open(source: Path | pa.Buffer) -> tuple[list[pa.Array], _Head]:
     return columns, head
 
 
-def content_version(rows: Interactions, user_ids: Sequence[str], catalogue: Sequence[str]) -> str:
+def content_version(
+    rows: Interactions,
+    user_ids: Sequence[str],
+    catalogue: Sequence[str],
+    features: Mapping[str, pa.Table] | None = None,
+) -> str:
     """16 hex digits over everything that a job could see or an index could mean; the same on every machine."""
     digest = hashlib.sha256(b"fedrec-rows-v1")
     for column, kind in ((rows.user, "<i4"), (rows.item, "<i4"), (rows.rating, "<f4"), (rows.time, "<i8")):
@@ -137,14 +151,26 @@ def content_version(rows: Interactions, user_ids: Sequence[str], catalogue: Sequ
         digest.update(data)
     for ids in (user_ids, catalogue):
         digest.update(json.dumps(list(ids), ensure_ascii=True, separators=(",", ":")).encode())
+    for of, table in sorted((features or {}).items()):
+        digest.update(json.dumps([of, table.to_pydict()], ensure_ascii=True, separators=(",", ":")).encode())
     return digest.hexdigest()[:16]
 
 
-def save(state: Path, version: str, rows: Interactions, user_ids: Sequence[str], report: Mapping[str, Any]) -> None:
-    """Write one version (`content_version` of the same rows) and make it the current one.
+def save(
+    state: Path,
+    version: str,
+    rows: Interactions,
+    user_ids: Sequence[str],
+    report: Mapping[str, Any],
+    features: Mapping[str, pa.Table] | None = None,
+) -> None:
+    """Write one version (`content_version` of the same content) and make it the current one.
 
-    A version that is there is not written again. A crash leaves either the old or the new pointer, and
-    never a version with a file missing.
+    Of a version that is there only the report is written again. A crash leaves either the old or the new
+    pointer, and never a version with a file missing.
+
+    Args:
+        features: tables by "users" or "items", one row for each index.
     """
     base = state / "store"
     for folder in (state, base):
@@ -155,16 +181,36 @@ def save(state: Path, version: str, rows: Interactions, user_ids: Sequence[str],
             shutil.rmtree(rest)
         if not (base / version).exists():
             fresh = base / f".new-{version}"
-            _fill(fresh, version, rows, user_ids, report)
+            _fill(fresh, version, rows, user_ids, features or {})
+            _write_report(fresh, report)
+            _sync(fresh)
             fresh.rename(base / version)
             _sync(base)
+        else:
+            _write_report(base / version, report)
         _write(base / ".current", lambda file: file.write(f"{version}\n".encode()))
         (base / ".current").replace(base / "current")
         _sync(base)
 
 
-def _fill(folder: Path, version: str, rows: Interactions, user_ids: Sequence[str], report: Mapping[str, Any]) -> None:
-    """The three files of a version in a new folder, on the disk when this returns."""
+def sweep(state: Path, keep: Collection[str]) -> list[str]:
+    """Delete every version but the current one and those named; returns what was deleted."""
+    base = state / "store"
+    if not (base / "current").exists():
+        return []
+    with _alone(base):
+        needed = {*keep, (base / "current").read_text(encoding="ascii").strip()}
+        gone = sorted(p.name for p in base.iterdir() if re.fullmatch(r"[0-9a-f]{16}", p.name) and p.name not in needed)
+        for version in gone:
+            (base / version).rename(base / f".new-{version}")  # a kill in the middle leaves no half version
+            shutil.rmtree(base / f".new-{version}")
+    return gone
+
+
+def _fill(
+    folder: Path, version: str, rows: Interactions, user_ids: Sequence[str], features: Mapping[str, pa.Table]
+) -> None:
+    """The files of a version in a new folder, but for the report."""
     folder.mkdir(mode=0o700)
     columns: dict[str, NDArray[Any]] = {"user": rows.user, "item": rows.item, "rating": rows.rating}
     if rows.time is not None:
@@ -175,8 +221,15 @@ def _fill(folder: Path, version: str, rows: Interactions, user_ids: Sequence[str
     _write(folder / "rows.arrow", lambda file: _write_batch(file, pa.record_batch(arrays, schema=schema)))
     users = pa.record_batch([pa.array(user_ids, pa.string())], schema=pa.schema([("id", pa.string())]))
     _write(folder / "users.arrow", lambda file: _write_batch(file, users))
+    for of, table in features.items():
+        batch = table.combine_chunks().to_batches()[0]
+        _write(folder / f"{of}_features.arrow", lambda file, batch=batch: _write_batch(file, batch))  # type: ignore[misc]
+
+
+def _write_report(folder: Path, report: Mapping[str, Any]) -> None:
     text = json.dumps(dict(report), indent=1, sort_keys=True) + "\n"
-    _write(folder / "report.json", lambda file: file.write(text.encode()))
+    _write(folder / ".report", lambda file: file.write(text.encode()))
+    (folder / ".report").replace(folder / "report.json")
     _sync(folder)
 
 

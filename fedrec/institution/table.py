@@ -16,6 +16,12 @@ _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 
 
 def read_table(path: Path, wanted: Sequence[str] | None = None) -> pd.DataFrame:
+    """As `read_arrow`, in a DataFrame."""
+    frame: pd.DataFrame = read_arrow(path, wanted).to_pandas(use_threads=False)
+    return frame
+
+
+def read_arrow(path: Path, wanted: Sequence[str] | None = None) -> pa.Table:
     """The wanted columns (None = all) of a UTF-8 file with a header, every cell as text.
 
     Nothing is guessed: "NA" and "007" stay what they are, and an empty cell is an empty text. A line with a
@@ -52,8 +58,7 @@ def read_table(path: Path, wanted: Sequence[str] | None = None) -> pd.DataFrame:
     # A quote that is never closed swallows the lines after it, and would lose them without a word.
     if _quotes(path) % 2 or any(_has_line_break(table[name]) for name in columns):
         raise DataError(f"{path.name}: a quote is not closed, or a cell has a line break")
-    frame: pd.DataFrame = table.to_pandas(use_threads=False)
-    return frame
+    return table
 
 
 def _columns(path: Path, separator: str, wanted: Sequence[str] | None) -> list[str]:

@@ -177,7 +177,8 @@ class Datasites:
 
     def run(self, task: RoundTask) -> Sequence[Answer]:
         data = encode(task.shared.tensors)
-        return list(self._pool.map(lambda site: self._one(site, task, data), task.sites))
+        message = task.message(sha256(data))
+        return list(self._pool.map(lambda site: self._one(site, task, message, data), task.sites))
 
     def ask(self, site: str, plan: Plan) -> dict[str, Any]:
         """Call the plan's function at one site without a task; shows what the site says to this account now.
@@ -190,9 +191,9 @@ class Datasites:
             raise Refused.from_answer(answer)
         return answer
 
-    def _one(self, name: str, task: RoundTask, data: bytes) -> Answer:
+    def _one(self, name: str, task: RoundTask, message: dict[str, Any], data: bytes) -> Answer:
         site, plan = self._sites[name], task.plan
-        before, message = site.line.counted, task.message()
+        before = site.line.counted
         try:
             known = self._known.get((name, plan.fingerprint)) or self._own(name)[plan.fingerprint]
             self._known[name, plan.fingerprint] = known

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from fedrec.core.optim import State
 from fedrec.core.params import SharedParams
 from fedrec.core.threads import one_thread
-from fedrec.errors import Refused
 from fedrec.scientist.federation import Answer, Federation, RoundTask
 from fedrec.scientist.plan import Plan
 
@@ -41,16 +40,18 @@ def begin(plan: Plan, federation: Federation) -> Progress:
         return Progress(0, shared, plan.merges.init(shared))
 
 
-def train(plan: Plan, federation: Federation, run: str, protocol: str, start: Progress) -> Iterator[Round]:
+def train(
+    plan: Plan, federation: Federation, run: str, protocol: str, sites: Sequence[str], start: Progress
+) -> Iterator[Round]:
     """Yield each round as it ends, so that the caller may log, checkpoint or stop.
 
+    Args:
+        sites: the same in every call of one run, in the order in which updates are added.
+
     Raises:
-        Refused: no site may run the plan, or one said no in the middle; the rounds yielded so far stand.
+        Refused: a site said no in the middle; the rounds yielded so far stand.
     """
     model, aggregator, now = plan.built, plan.merges, start
-    sites = federation.ready(plan)
-    if not sites:
-        raise Refused("permit.missing", "no institution has approved this plan", "Wait for the owners' decisions")
     for number, chosen in enumerate(plan.schedule.plan(sites)):
         if number < start.number:
             continue

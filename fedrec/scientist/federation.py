@@ -32,9 +32,13 @@ class RoundTask:
     sites: tuple[str, ...]
     shared: SharedParams
 
-    def message(self) -> dict[str, Any]:
-        """The task as it is sent; the same task has the same nonce, so a resent one is the same job."""
-        base = digest(self.shared.tensors)
+    def message(self, base: str | None = None) -> dict[str, Any]:
+        """The task as it is sent; the same task has the same nonce, so a resent one is the same job.
+
+        Args:
+            base: SHA-256 of the encoded model, when the caller knows it already.
+        """
+        base = base or digest(self.shared.tensors)
         parts = [self.run, self.kind, str(self.number), self.protocol, base]
         nonce = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
         return {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
-import sys
+import linecache
 import textwrap
 from dataclasses import dataclass
 from functools import cached_property
@@ -52,7 +52,7 @@ class Plan:
     def __post_init__(self) -> None:
         if (self.model is None) == (self.code is None):
             raise WrongInput("a plan has either a model or code of its own")
-        _ = self.text  # everything that is wrong with a plan is said when it is made
+        PlanText.parse(self.text)  # everything that is wrong with a plan is said when it is made
 
     @classmethod
     def from_text(cls, text: str) -> Plan:
@@ -82,7 +82,7 @@ class Plan:
         if self.model is not None:
             return self.model
         assert self.code is not None
-        text = self.code if isinstance(self.code, str) else source_of(self.code)
+        text = without_docstrings(self.code) if isinstance(self.code, str) else source_of(self.code)
         return models.create("own", {"code": text, **(self.settings or {})})
 
     @property
@@ -129,24 +129,41 @@ class Plan:
 def source_of(cls: type) -> str:
     """The source of a class, from a notebook cell or a file, fit for a plan.
 
-    Docstrings become comments: a plan has no room for three quotes in a row.
-
     Raises:
-        WrongInput: Python does not know the source, or it has other texts between three quotes.
+        WrongInput: Python does not know the source, or as `without_docstrings`.
     """
     try:
-        text = textwrap.dedent(inspect.getsource(cls))
+        return without_docstrings(textwrap.dedent(inspect.getsource(cls)))
     except (OSError, TypeError):
-        text = _from_notebook(cls)
+        return without_docstrings(_from_notebook(cls))
+
+
+def without_docstrings(text: str) -> str:
+    """Python with its docstrings as comments, line for line: a plan has no room for three quotes in a row.
+
+    Raises:
+        WrongInput: no Python, or other texts between three quotes.
+    """
     lines = text.splitlines()
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False) is not None:
+    try:
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError) as error:
+        raise WrongInput(f"own code is no Python: {error}") from None
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False) is not None:
             doc = node.body[0]
-            if '"""' in lines[doc.lineno - 1] or "'''" in lines[doc.lineno - 1]:
-                _comment(lines, doc.lineno - 1, (doc.end_lineno or doc.lineno) - 1, only=len(node.body) == 1)
+            first, last = doc.lineno - 1, (doc.end_lineno or doc.lineno) - 1
+            before = lines[first].encode()[: doc.col_offset].decode()
+            after = lines[last].encode()[doc.end_col_offset :].decode()
+            if '"""' not in lines[first] and "'''" not in lines[first]:
+                continue
+            if before.strip() or after.strip():  # beside other code
+                lines[first : last + 1] = [f"{before}pass{after}", *[""] * (last - first)]
+            else:
+                _comment(lines, first, last, only=len(node.body) == 1)
     text = "\n".join(lines) + "\n"
     if '"""' in text or "'''" in text:
-        raise WrongInput(f"{cls.__name__}: write texts with single quotes; a plan has no room for three in a row")
+        raise WrongInput("own code: write texts with single quotes; a plan has no room for three in a row")
     return text
 
 
@@ -160,14 +177,15 @@ def _comment(lines: list[str], first: int, last: int, only: bool) -> None:
 
 
 def _from_notebook(cls: type) -> str:
-    """The newest cell that defines a class of this name; inspect cannot find classes of a notebook's main module."""
-    cells = getattr(sys.modules.get("__main__"), "In", [])
-    for cell in reversed(cells):
+    """The part of a cell that made this very class: inspect knows no class of a notebook, but each function."""
+    for code in (value.__code__ for value in vars(cls).values() if inspect.isfunction(value)):
+        lines = linecache.getlines(code.co_filename)
         try:
-            body = ast.parse(cell).body
+            classes = [node for node in ast.walk(ast.parse("".join(lines))) if isinstance(node, ast.ClassDef)]
         except SyntaxError:
             continue
-        for node in body:
-            if isinstance(node, ast.ClassDef) and node.name == cls.__name__:
-                return "\n".join(cell.splitlines()[node.lineno - 1 : node.end_lineno]) + "\n"
+        for node in classes:
+            if node.name == cls.__name__ and node.lineno <= code.co_firstlineno <= (node.end_lineno or 0):
+                first = min([node.lineno, *(part.lineno for part in node.decorator_list)])
+                return textwrap.dedent("".join(lines[first - 1 : node.end_lineno]))
     raise WrongInput(f"the source of {cls.__name__} is not known; give it as text")

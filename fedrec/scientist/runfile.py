@@ -7,7 +7,7 @@ from typing import Any
 from fedrec import aggregation, models
 from fedrec.config import RunConfig
 from fedrec.errors import WrongInput
-from fedrec.scientist.plan import Plan
+from fedrec.scientist.plan import Plan, without_docstrings
 
 
 def plan_of(config: RunConfig) -> Plan:
@@ -32,5 +32,5 @@ def plan_of(config: RunConfig) -> Plan:
         text = config.code_path.read_text(encoding="utf-8")
     except OSError as error:
         raise WrongInput(f"model.code: {config.code_path.name} cannot be read ({error.strerror})") from None
-    settings = {"code": text, "class": config.model.class_name, **config.model.settings}
+    settings = {"code": without_docstrings(text), "class": config.model.class_name, **config.model.settings}
     return Plan(model=models.create("own", settings), **common)

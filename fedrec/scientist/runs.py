@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,14 +31,15 @@ class Run:
     """One run of a plan on a federation.
 
     Args:
+        sites: who takes part, the same until the end; a run that lost one stops rather than go on without it.
         folder: where rounds and checkpoints are kept; None keeps them in memory only.
     """
 
     def __init__(
-        self, plan: Plan, federation: Federation, run: str, protocol: str, folder: Path | None, now: Progress
+        self, plan: Plan, federation: Federation, run: str, protocol: str, sites: Sequence[str], folder: Path | None
     ) -> None:
         self.plan, self.federation, self.id, self.protocol, self.folder = plan, federation, run, protocol, folder
-        self.now = now
+        self.sites, self.now = tuple(sites), begin(plan, federation)
         self.resumed_from: int | None = None
         self.log: list[dict[str, Any]] = []
         self.evaluations: dict[str, list[Answer]] = {}
@@ -55,16 +56,20 @@ class Run:
 
         Raises:
             WrongInput: the plan trains on several kinds of rows and none was named, or on others.
+            Refused: `permit.missing` when no institution has approved the plan.
         """
         rows = protocol or (plan.train[0] if len(plan.train) == 1 else "")
         if rows not in plan.train:
             raise WrongInput(f"the plan trains on {', '.join(plan.train)}: name one as protocol")
+        sites = federation.ready(plan)
+        if not sites:
+            raise Refused("permit.missing", "no institution has approved this plan", "Wait for the owners' decisions")
         name = f"{plan.spec.name}-{rows}-{secrets.token_hex(4)}"
-        run = cls(plan, federation, name, rows, folder / name if folder else None, begin(plan, federation))
+        run = cls(plan, federation, name, rows, sites, folder / name if folder else None)
         if run.folder is not None:
             (run.folder / "checkpoints").mkdir(parents=True)
             (run.folder / "plan.toml").write_text(plan.text)
-            facts = {"run": name, "protocol": rows, "fingerprint": plan.fingerprint, "sites": list(federation.sites())}
+            facts = {"run": name, "protocol": rows, "fingerprint": plan.fingerprint, "sites": list(sites)}
             (run.folder / "run.json").write_text(json.dumps(facts))
         return run
 
@@ -82,12 +87,12 @@ class Run:
             raise WrongInput(f"{folder}: holds no run") from None
         if facts["fingerprint"] != plan.fingerprint:
             raise WrongInput(f"{folder}: plan.toml is not the plan that the run was started with")
-        run = cls(plan, federation, facts["run"], facts["protocol"], folder, begin(plan, federation))
-        checkpoints = sorted((folder / "checkpoints").glob("*.safetensors"))
+        run = cls(plan, federation, facts["run"], facts["protocol"], facts["sites"], folder)
+        checkpoints = _checkpoints(folder)
         if checkpoints:
             run.now = _loaded(checkpoints[-1])
-        lines = (folder / "rounds.jsonl").read_text().splitlines() if (folder / "rounds.jsonl").exists() else []
-        run.log = [json.loads(line) for line in lines if line.endswith("}")][: run.now.number]
+        run.log = [line for line in _whole_lines(folder / "rounds.jsonl") if line["round"] < run.now.number]
+        _write(folder / "rounds.jsonl", "".join(json.dumps(line) + "\n" for line in run.log).encode())
         run.resumed_from = run.now.number
         return run
 
@@ -108,7 +113,7 @@ class Run:
 
     def rounds(self) -> Iterator[Round]:
         """Do the rounds that are left; each is committed before it is yielded."""
-        for done in train(self.plan, self.federation, self.id, self.protocol, self.now):
+        for done in train(self.plan, self.federation, self.id, self.protocol, self.sites, self.now):
             self._commit(done)
             yield done
 
@@ -175,8 +180,7 @@ class Run:
         return scores_figure(self.evaluate(), what, title, path)
 
     def _last(self, kind: str, protocol: str) -> list[Answer]:
-        sites = self.federation.ready(self.plan)
-        task = RoundTask(self.plan, kind, self.id, max(0, self.now.number - 1), protocol, sites, self.shared)
+        task = RoundTask(self.plan, kind, self.id, max(0, self.now.number - 1), protocol, self.sites, self.shared)
         return list(self.federation.run(task))
 
     def _commit(self, done: Round) -> None:
@@ -201,7 +205,7 @@ class Run:
             file.write(json.dumps(line) + "\n")
             file.flush()
             os.fsync(file.fileno())
-        for old in sorted((self.folder / "checkpoints").glob("*.safetensors"))[:-KEPT]:
+        for old in _checkpoints(self.folder)[:-KEPT]:
             old.unlink()
 
     def _card(self) -> str:
@@ -215,6 +219,20 @@ class Run:
         ]
         listed = "\n".join(f"- {fact}" for fact in facts)
         return f"# {self.id}\n\n{listed}\n\n## Plan\n\n```toml\n{self.plan.text.strip()}\n```\n"
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """The committed ones, oldest first: what a crash left half written has another name."""
+    return sorted((folder / "checkpoints").glob("[0-9]*.safetensors"))
+
+
+def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines before one that a crash has torn; none when there is no file."""
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            yield json.loads(line)
+        except ValueError:
+            return
 
 
 def _flat(now: Progress) -> dict[str, Any]:

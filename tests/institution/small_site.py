@@ -28,7 +28,7 @@ OWNER = Account("owner@a.example", "0a" * 32, "owner", True)
 KEY = SigningKey(b"scientist".ljust(32, b"."))
 SCIENTIST = Account("sci@lab.example", KEY.verify_key.encode().hex(), "scientist", True)
 LIMITS = "own_code = true\nmegabytes = 1\nminutes = 0.05\nmemory_mb = 1024\n"
-OWN = '''
+OWN = """
 class Attack:
     def init(self, n_items, seed):
         return {{"v": np.zeros(n_items)}}
@@ -40,7 +40,7 @@ class Attack:
     def score(self, rows, shared, private):
 {score}
         return np.zeros((rows.n_users, rows.n_items))
-'''
+"""
 
 
 def make_site(root: Path, limits: str = LIMITS) -> Site:
@@ -51,7 +51,8 @@ def make_site(root: Path, limits: str = LIMITS) -> Site:
     (root / "consortium.toml").write_text('name = "c"\ntitle = "C"\n[[member]]\nname = "a"\nfolder = "a"\n')
     (folder / "site.toml").write_text(f'name = "a"\ntitle = "A"\nowner = "owner@a.example"\n[limits]\n{limits}')
     (folder / "schema.toml").write_text(
-        'title = "T"\n[columns]\nuser = "user"\nitem = "item"\nrating = "rating"\ntime = "timestamp"\n[rating]\nmin = 1\nmax = 5\n'
+        'title = "T"\n[columns]\nuser = "user"\nitem = "item"\nrating = "rating"\ntime = "timestamp"\n'
+        "[rating]\nmin = 1\nmax = 5\n"
     )
     rows = [f"canary-{user},{ITEMS[(user + step) % 8]},4,{1000 + step}\n" for user in range(6) for step in range(5)]
     (folder / "data" / "ratings.csv").write_text("user,item,rating,timestamp\n" + "".join(rows))
@@ -127,7 +128,9 @@ def sent(site: Site, row: RequestRow, tensors: Mapping[str, Array]) -> str:
     return sha256(data)
 
 
-def task(base: str, kind: str = "train", run: str = "r", number: int = 0, protocol: str = "p1", nonce: str = "") -> dict[str, Any]:
+def task(
+    base: str, kind: str = "train", run: str = "r", number: int = 0, protocol: str = "p1", nonce: str = ""
+) -> dict[str, Any]:
     """A task as the driver sends it, with a fresh nonce unless one is given."""
     return {
         "kind": kind, "run": run, "round": number, "protocol": protocol, "base": base,

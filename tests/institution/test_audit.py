@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from fedrec.errors import Refused
-from fedrec.institution.audit import AuditLog, read, verify
+from fedrec.institution.audit import START, AuditLog, _wrong, read, verify
 
 ANY_FILE = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
@@ -22,7 +22,9 @@ ANY_FILE = settings(max_examples=150, suppress_health_check=[HealthCheck.functio
 def write(folder: Path, count: int, actor: str = "sci@lab.example") -> Path:
     log = AuditLog(folder)
     for number in range(count):
-        log.event(actor, "scientist", "train", "ab" * 32, outcome="done", run="r", round=number, detail={"bytes": 10 * number})
+        log.event(
+            actor, "scientist", "train", "ab" * 32, outcome="done", run="r", round=number, detail={"bytes": 10 * number}
+        )
     log.close()
     return log.path
 
@@ -45,17 +47,26 @@ def test_sixty_untouched_events_are_ok(tmp_path, sixty):
 
 
 def test_every_changed_byte_is_found_in_its_event(tmp_path, sixty):
+    """`verify` asks `_wrong` line by line; a line that is wrong alone is wrong in the log."""
+    previous = START
+    for number, line in enumerate(sixty.splitlines(keepends=True)):
+        assert _wrong(line, number, previous) == ""
+        for place in range(len(line) - 1):
+            changed = bytearray(line)
+            changed[place] ^= 1 << (place % 7)
+            assert _wrong(bytes(changed), number, previous), (number, place)
+        previous = json.loads(line)["hash"]
+
+
+def test_changed_bytes_and_all_changed_newlines_are_found_in_the_whole_log(tmp_path, sixty):
     """A flipped last newline is a line that was not written whole, and says so; everything else is tampering."""
-    line = [sixty[:place].count(b"\n") for place in range(len(sixty))]
-    for place in range(0, len(sixty), 1):
-        if place % 7 and line[place] not in (0, 29, 59):  # every byte of three events, every seventh of the others
-            continue
+    last = len(sixty) - 1
+    for place in sorted({*range(0, last, 211), *(place for place in range(last) if sixty[place] == 10), last}):
         changed = bytearray(sixty)
         changed[place] ^= 1 << (place % 8)
         found = verdict(tmp_path, bytes(changed))
-        last = place == len(sixty) - 1
-        assert found.verdict == ("incomplete-tail" if last else "tampered"), (place, found)
-        assert found.first_bad == line[place], place
+        assert found.verdict == ("incomplete-tail" if place == last else "tampered"), (place, found)
+        assert found.first_bad == sixty[:place].count(b"\n"), place
 
 
 @pytest.mark.parametrize("at", [0, 1, 30, 58])
@@ -65,7 +76,10 @@ def test_deleting_inserting_swapping_and_doubling_events_is_found(tmp_path, sixt
     swapped = [*lines[:at], lines[at + 1], lines[at], *lines[at + 2 :]]
     doubled = lines[: at + 1] + lines[at:]
     for changed, first in ((without, at), (swapped, at), (doubled, at + 1)):
-        assert (verdict(tmp_path, b"".join(changed)).verdict, verdict(tmp_path, b"".join(changed)).first_bad) == ("tampered", first)
+        assert (verdict(tmp_path, b"".join(changed)).verdict, verdict(tmp_path, b"".join(changed)).first_bad) == (
+            "tampered",
+            first,
+        )
     for extra in (b"\n", b"{}\n", b"null\n", b"[]\n", lines[at].replace(b'"round":', b'"round": '), b"\xff\n"):
         assert verdict(tmp_path, b"".join([*lines[:at], extra, *lines[at:]])).verdict == "tampered", extra
 
@@ -156,7 +170,9 @@ def test_a_log_with_a_random_edit_is_never_ok(tmp_path, sixty, data):
     low = data.draw(st.integers(0, len(sixty) - 1))
     high = data.draw(st.integers(low, min(len(sixty), low + 2000)))
     changed = sixty[:low] + data.draw(st.binary(max_size=40)) + sixty[high:]
-    whole = changed == sixty or (changed.endswith(b"\n") and sixty.startswith(changed)) or not changed  # a cut tail needs a witness
+    whole = (
+        changed == sixty or (changed.endswith(b"\n") and sixty.startswith(changed)) or not changed
+    )  # a cut tail needs a witness
     assert (verdict(tmp_path, changed).verdict == "ok") == whole
 
 

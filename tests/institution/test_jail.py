@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import os
 import socket
-import sys
-import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from small_site import START, VECTOR, approved, events, make_site, own, recipe, train
+from small_site import LIMITS, VECTOR, approved, events, make_site, own, recipe, train
 
 from fedrec.exchange.passport import FIELDS
 from fedrec.institution.jail import Jail
@@ -40,7 +38,8 @@ BREAKS = {
     "another program": 'import os; os.execv("/bin/sh", ["sh"])',
     "the parent's life": "import os; os.kill(1, 9); time = __import__('time'); time.sleep(0.2); os.kill(1, 0)",
     "writing to what it reads": (
-        "import os\ngot = 0\nfor fd in range(3, 64):\n    try:\n        got += os.lseek(fd, 0, 1) >= 0 and len(os.read(fd, 1)) and os.pwrite(fd, b'x', 0)\n"
+        "import os\ngot = 0\nfor fd in range(3, 64):\n    try:\n"
+        "        got += os.lseek(fd, 0, 1) >= 0 and len(os.read(fd, 1)) and os.pwrite(fd, b'x', 0)\n"
         "    except OSError:\n        pass\nassert got"
     ),
     "endless recursion": "def f():\n    f()\nf()",
@@ -69,7 +68,7 @@ def text_of(answer):
 
 
 def works(site, jobs):
-    """An honest job still answers, with the counts of the first three films of each user: by hand 3 each for films 2-5."""
+    """An honest job still answers: six users' first three films each are trained on."""
     answer = train(site, jobs, approved(site, recipe("popularity", name=f"p{time.monotonic_ns()}")))
     assert answer["status"] == "done", answer
     assert (answer["passport"]["rows"], answer["passport"]["users"]) == (18, 6)
@@ -113,7 +112,8 @@ def test_twenty_gigabytes_are_refused_by_name(site, jobs):
         "raise ValueError(str(rows.item.tolist()))",
         'raise type("item_" + "_".join(map(str, rows.item[:5])), (Exception,), {})("x")',
         'raise type("ValueError\\n" + str(rows.item[:5]), (ValueError,), {})',
-        'import os\nfor fd in range(3, 64):\n    try:\n        os.write(fd, b\'{"error": "item_0_1_2", "line": 501234}\')\n'
+        "import os\nfor fd in range(3, 64):\n    try:\n"
+        '        os.write(fd, b\'{"error": "item_0_1_2", "line": 501234}\')\n'
         "    except OSError:\n        pass\nos._exit(0)",
     ],
     ids=["message", "class name", "class name with a line", "report written by hand"],
@@ -229,6 +229,17 @@ def test_an_evaluation_written_by_own_code_releases_nothing_but_sums(numbers, si
     assert "canary" not in json.dumps(answer)
 
 
+def test_control_without_the_guard_the_same_report_carries_data_out(site, jobs, monkeypatch):
+    import fedrec.institution.jobs as module
+
+    monkeypatch.setattr(module, "check_sums", lambda numbers, _: numbers)
+    monkeypatch.setattr(module, "check_counts", lambda report, *_: (report["rows"], report["users"]))
+    forged = "canary-1 liked film-3"
+    row = approved(site, own(score=f'{FORGE}\nforge(\'{{"numbers": "{forged}"}}\')'))
+    assert train(site, jobs, row, VECTOR)["passport"]["rows"] == 18
+    assert train(site, jobs, row, VECTOR, kind="evaluate")["numbers"] == forged
+
+
 def processes_below(pid: int) -> list[int]:
     """All descendants of a process, in whatever process namespace they are."""
     found = []
@@ -242,27 +253,34 @@ ENDLESS = {
     "loops": "while True:\n    pass",
     "unties itself from its parent and sleeps": "import ctypes, time\nctypes.CDLL(None).prctl(1, 0)\ntime.sleep(60)",
     "ignores signals in a session of its own": (
-        "import os, signal, time\nfor number in (1, 2, 15, 24):\n    signal.signal(number, signal.SIG_IGN)\nos.setsid()\n"
+        "import os, signal, time\nfor number in (1, 2, 15, 24):\n    signal.signal(number, signal.SIG_IGN)\n"
+        "os.setsid()\n"
         "if os.fork():\n    time.sleep(60)\nos.setsid()\ntime.sleep(60)"
     ),
 }
 
 
 @pytest.mark.parametrize("how", ENDLESS)
-def test_a_job_that_does_not_end_is_ended_with_all_its_processes(how, site, jobs, jail):
+def test_a_job_that_does_not_end_is_ended_with_all_its_processes(how, tmp_path, jail):
+    site = make_site(tmp_path, LIMITS.replace("minutes = 0.05", "minutes = 0.02"))  # 1.2 s
+    jobs = Jobs(site, jail)
     began = time.monotonic()
     answer = train(site, jobs, approved(site, own(ENDLESS[how])), VECTOR)
     assert answer["code"] == "jail.time"
-    assert 2.9 < time.monotonic() - began < 5
-    time.sleep(0.2)
+    assert 1.1 < time.monotonic() - began < 4
+    ended = time.monotonic()
+    while processes_below(jail.pid) and time.monotonic() - ended < 4:  # the promise is five seconds
+        time.sleep(0.05)
     assert processes_below(jail.pid) == []
     works(site, jobs)
+    jobs.close()
+    site.close()
 
 
 def test_a_thread_left_running_ends_with_the_job(site, jobs, jail):
     code = "import threading, time\nthreading.Thread(target=time.sleep, args=(60,)).start()"
     assert train(site, jobs, approved(site, own(code)), VECTOR)["status"] == "done"
-    time.sleep(0.2)
+    time.sleep(0.3)
     assert processes_below(jail.pid) == []
 
 
@@ -277,35 +295,20 @@ def test_a_job_starts_from_the_warm_parent(site, jobs):
     print(f"\na job of 30 rows in the jail: {1000 * float(np.median(took)):.0f} ms")  # noqa: T201
 
 
-def test_control_a_jail_of_level_one_does_not_hide_files(tmp_path):
+def test_control_a_jail_of_level_one_does_not_hide_files_and_one_that_has_ended_refuses(tmp_path):
     """So it is the empty root folder of level 2 that stops the file, and not something else on the way."""
     site, jail = make_site(tmp_path), Jail(1)
+    jobs = Jobs(site, jail)
     try:
         jail.wait_ready()
-        jobs = Jobs(site, jail)
         assert train(site, jobs, approved(site, own(READS["a file"])), VECTOR)["status"] == "done"
-        assert train(site, jobs, approved(site, recipe()), START)["status"] == "done"
-        jobs.close()
+        row = approved(site, recipe())
+        assert train(site, jobs, row)["status"] == "done"
     finally:
         jail.close()
-        site.close()
-    assert not processes_exist(jail.pid)
-
-
-def processes_exist(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-def test_a_jail_that_has_ended_refuses_and_a_job_can_be_killed_twice(tmp_path):
-    site, jail = make_site(tmp_path), Jail(1)
-    jail.wait_ready()
-    jail.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(jail.pid, 0)
     jail.kill("no such job")
-    assert train(site, Jobs(site, jail), approved(site, recipe()))["code"] == "jail.error"
+    assert train(site, jobs, row)["code"] == "jail.error"
+    jobs.close()
     site.close()
-    assert threading.active_count() < 50
-    assert sys.flags.isolated == 0

@@ -13,15 +13,14 @@ import numpy as np
 import pytest
 from small_site import ITEMS, OWNER, START, VECTOR, approved, ended, events, own, recipe, sent, submitted, task, train
 
-from fedrec.errors import Refused, WrongInput
+from fedrec.errors import Refused
 from fedrec.exchange.passport import check, signed_by
-from fedrec.exchange.wire import decode, digest
+from fedrec.exchange.wire import decode
 from fedrec.institution import audit
 from fedrec.institution.decisions import Decisions
 from fedrec.institution.intake import take_in_folder
 from fedrec.institution.jobs import Jobs
 from fedrec.institution.permit import Task
-from fedrec.institution.published import Published
 from fedrec.institution.site import Site
 
 SLOW = "import time\ntime.sleep(1)"
@@ -41,7 +40,17 @@ def test_an_update_is_the_sum_over_the_train_rows_and_its_passport_is_the_sites(
     row = approved(site, recipe("popularity"))
     answer = train(site, jobs, row)
     passport = answer["passport"]
-    check(passport, key=site.keys.public, site="a", run="r", round=0, request=row.id, plan=row.fingerprint, rows=18, users=6)
+    check(
+        passport,
+        key=site.keys.public,
+        site="a",
+        run="r",
+        round=0,
+        request=row.id,
+        plan=row.fingerprint,
+        rows=18,
+        users=6,
+    )
     data = site.blobs.path("out", row.id, passport["sha256"]).read_bytes()
     # each user's first three films: film f by the users f-2, f-1, f that are 0 to 5
     assert decode(data)["counts"].tolist() == [1, 2, 3, 3, 3, 3, 2, 1]
@@ -230,7 +239,10 @@ def test_the_blobs_of_a_round_are_deleted_when_the_next_one_begins(site, jobs):
     assert files(site, "in", row) == [second["base"]]
     assert files(site, "out", row) == [second["sha256"]]
     third = train(site, jobs, row, {"v": np.full(8, 2, np.float32)}, number=2)
-    assert sorted(p.name for p in (site.state / "private" / row.id / "r").iterdir()) == ["1.safetensors", "2.safetensors"]
+    assert sorted(p.name for p in (site.state / "private" / row.id / "r").iterdir()) == [
+        "1.safetensors",
+        "2.safetensors",
+    ]
     assert not list((site.state / "jobs").iterdir())
     assert third["status"] == "done"
     assert ended(site, jobs, row, task(sent(site, row, VECTOR), "evaluate", number=2))["status"] == "done"
@@ -245,7 +257,9 @@ def test_a_round_starts_from_the_private_state_of_the_round_before(site, jobs):
         passport = train(site, jobs, row, {"v": np.full(8, number, np.float32)}, number=number)["passport"]
         sums = decode(site.blobs.path("out", row.id, passport["sha256"]).read_bytes())
         assert sums["v"].tolist() == [number + 1] * 8
-    passport = train(site, jobs, row, {"v": np.full(8, 2, np.float32)}, number=2)["passport"]  # once more, another nonce
+    passport = train(site, jobs, row, {"v": np.full(8, 2, np.float32)}, number=2)[
+        "passport"
+    ]  # once more, another nonce
     assert decode(site.blobs.path("out", row.id, passport["sha256"]).read_bytes())["v"].tolist() == [3] * 8
 
 
@@ -265,53 +279,6 @@ def test_evaluation_is_once_per_round_and_protocol_and_after_training_only(site,
     assert ended(site, jobs, row, task(sent(site, row, START), "evaluate", protocol="p2"))["status"] == "done"
     assert train_code(site, jobs, row, kind="train", protocol="p3") == "permit.protocol"
     assert train_code(site, jobs, row, kind="train", number=1) == "permit.protocol"
-
-
-COUNTS = {"counts": np.arange(1, 9, dtype=np.float32)}  # film-7 is the best
-
-
-def test_a_published_model_serves_known_and_unknown_users(site, jobs):
-    row = approved(site, recipe("popularity"))
-    published = Published(site.state)
-    with pytest.raises(WrongInput, match="no model"):
-        published.recommend("canary-0", 3, ITEMS)
-    train(site, jobs, row)
-    answer = ended(site, jobs, row, task(sent(site, row, COUNTS), "publish"))
-    assert answer == {"status": "done", "numbers": {}, "key": answer["key"]}
-    assert published.recommend("canary-0", 3, ITEMS) == (["film-7", "film-6", "film-5"], True)  # has seen 0 to 4
-    assert published.recommend("canary-0", 8, ITEMS) == (["film-7", "film-6", "film-5"], True)
-    assert published.recommend("canary-3", 3, ITEMS) == (["film-2", "film-1", "film-0"], True)  # has seen 3 to 7
-    assert published.recommend("nobody", 2, ITEMS) == (["film-7", "film-6"], False)
-    assert published.current()["model"] == digest(COUNTS)
-    for wrong in (0, 9, -1):
-        with pytest.raises(WrongInput, match="from 1 to 8"):
-            published.recommend("canary-0", wrong, ITEMS)
-
-
-def test_a_reader_never_finds_a_model_half_replaced_even_when_the_same_one_comes_again(site, jobs):
-    row = approved(site, recipe("popularity", runs=30, train=("p1",)))
-    stop, found, published = threading.Event(), [], Published(site.state)
-
-    def publish(run):
-        train(site, jobs, row, run=run)
-        return ended(site, jobs, row, task(sent(site, row, COUNTS), "publish", run=run))["status"]
-
-    assert publish("first") == "done"
-
-    def read():
-        while not stop.is_set():
-            try:
-                found.append(published.recommend("nobody", 1, ITEMS)[0])
-            except Exception as error:
-                found.append(repr(error))
-
-    thread = threading.Thread(target=read)
-    thread.start()
-    assert [publish(f"run-{number}") for number in range(8)] == ["done"] * 8
-    stop.set()
-    thread.join()
-    assert {str(value) for value in found} == {"['film-7']"}
-    assert len(list((site.state / "models").glob("*/lists.safetensors"))) <= 2
 
 
 def test_a_run_keeps_its_data_version_until_its_permit_ends(site, jail):

@@ -1,0 +1,155 @@
+"""The data plane of a running site: tensors go in and out only for the one who holds a live permit."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+
+import pytest
+from real_sites import approve_one, fresh, http_call, own_headers, own_route, run_task, submit_one, url_of
+
+from fedrec.exchange import signing
+from fedrec.exchange.wire import decode, sha256
+
+pytestmark = pytest.mark.sites
+
+BOTH = pytest.mark.parametrize("defence", [True, False])
+
+
+def code_of(answer):
+    """The refusal's code, or the status when it went well."""
+    status, body = answer
+    return status if status == 200 else json.loads(body)["code"]
+
+
+def put(scientist, request, body=None, **changes):
+    body = body or secrets.token_bytes(64)
+    return own_route(scientist, "PUT", f"/fedrec/v1/blobs/{sha256(body)}", body, permit=request, **changes)
+
+
+def trained(here):
+    """An approved plan after one round: (approved, SHA-256 of the update that may be fetched)."""
+    approved = approve_one(here.ada, here.owner, fresh(runs=3), here.n_items)
+    return approved, run_task(here.ada, approved)["passport"]["sha256"]
+
+
+@BOTH
+def test_a_body_that_is_not_what_its_name_says_is_not_kept(defence, arena):
+    here = arena(defence, "digest")
+    approved = approve_one(here.ada, here.owner, fresh(), here.n_items)
+    name = secrets.token_hex(32)
+    answer = own_route(here.ada, "PUT", f"/fedrec/v1/blobs/{name}", b"another model", permit=approved.id)
+    assert code_of(answer) == ("gate.digest" if defence else 200)
+    kept = [path.name for path in (here.site.folder / "state" / "blobs" / "in" / approved.id).iterdir()]
+    assert kept == [approved.base] if defence else name in kept
+
+
+@BOTH
+def test_nothing_goes_in_before_the_owner_has_approved(defence, arena):
+    here = arena(defence, "permit")
+    request = submit_one(here.ada, fresh())
+    assert code_of(put(here.ada, request)) == ("permit.missing" if defence else 200)
+
+
+@BOTH
+def test_nothing_goes_in_or_out_after_a_revoke(defence, arena):
+    here = arena(defence, "permit")
+    approved, update = trained(here)
+    assert code_of(own_route(here.ada, "GET", f"/fedrec/v1/blobs/{update}", permit=approved.id)) == 200
+    here.owner.undo(approved.id, "no more")
+    out = own_route(here.ada, "GET", f"/fedrec/v1/blobs/{update}", permit=approved.id)
+    assert code_of(out) == ("permit.revoked" if defence else "update.gone")  # the file itself is deleted, whoever asks
+    assert code_of(put(here.ada, approved.id)) == ("permit.revoked" if defence else 200)
+    if defence:
+        assert "no more" in json.loads(out[1])["reason"]
+        assert not list((here.site.folder / "state" / "blobs").rglob(approved.id))
+
+
+@BOTH
+def test_another_scientist_cannot_use_or_read_under_this_permit(defence, arena):
+    here = arena(defence, "owner")
+    approved, update = trained(here)
+    got = own_route(here.bob, "GET", f"/fedrec/v1/blobs/{update}", permit=approved.id)
+    assert code_of(got) == ("permit.missing" if defence else 200)
+    if not defence:
+        assert decode(got[1])["counts"].shape == (here.n_items,)
+    assert code_of(put(here.bob, approved.id)) == ("permit.missing" if defence else 200)
+    own = approve_one(here.bob, here.owner, fresh(), here.n_items)  # with a permit of his own he sees his own blobs
+    assert code_of(own_route(here.bob, "GET", f"/fedrec/v1/blobs/{update}", permit=own.id)) == "update.gone"
+
+
+@BOTH
+def test_an_unsigned_call_of_the_own_routes_is_refused(defence, arena):
+    here = arena(defence, "signature")
+    approved, update = trained(here)
+    for changes in ({"X-Fedrec-Signature": ""}, {"X-Fedrec-Signature": "00" * 64}, {"X-Fedrec-Nonce": secrets.token_hex(16)}):
+        got = own_route(here.ada, "GET", f"/fedrec/v1/blobs/{update}", permit=approved.id, **changes)
+        assert code_of(got) == ("gate.signature" if defence else 200)
+    bobs = here.bob.key.verify_key.encode().hex()
+    got = own_route(here.ada, "GET", f"/fedrec/v1/blobs/{update}", permit=approved.id, **{"X-Fedrec-Key": bobs})
+    assert code_of(got) == ("gate.signature" if defence else "permit.missing")
+
+
+@BOTH
+def test_an_overheard_call_of_the_own_routes_cannot_be_sent_again(defence, arena):
+    here = arena(defence, "nonce")
+    approved, update = trained(here)
+    target = f"/fedrec/v1/blobs/{update}"
+    headers = own_headers(here.ada, "GET", target, approved.id)
+    assert code_of(http_call(here.url, "GET", target, headers=headers)) == 200
+    assert code_of(http_call(here.url, "GET", target, headers=headers)) == ("gate.replay" if defence else 200)
+
+
+@BOTH
+def test_a_call_from_an_hour_ago_is_refused(defence, strong):
+    approved, update = trained(strong)
+    target, nonce = f"/fedrec/v1/blobs/{update}", secrets.token_hex(16)
+    when = str(int(time.time()) - (3600 if defence else 60))  # a minute off is fine: the same call shows that only time counts
+    message = signing.message("GET", target, strong.ada.uid, signing.EMPTY, when, nonce, approved.id)
+    headers = own_headers(strong.ada, "GET", target, approved.id) | {
+        "X-Fedrec-Time": when,
+        "X-Fedrec-Nonce": nonce,
+        "X-Fedrec-Signature": strong.ada.key.sign(message).signature.hex(),
+    }
+    assert code_of(http_call(strong.url, "GET", target, headers=headers)) == ("gate.time" if defence else 200)
+
+
+def test_a_call_signed_for_one_site_is_worthless_at_another(strong, federation):
+    approved, update = trained(strong)
+    target = f"/fedrec/v1/blobs/{update}"
+    headers = signing.headers(strong.ada.key, "GET", target, federation._sites["borealis"].uid, permit=approved.id)
+    assert code_of(http_call(strong.url, "GET", target, headers=headers)) == "gate.signature"
+    assert code_of(http_call(url_of(federation._sites["borealis"]), "GET", target, headers=headers)) == "gate.role"
+
+
+def test_a_blob_above_the_sites_limit_is_refused_and_leaves_nothing(arena):
+    here = arena(False)  # the small site, with all its defences: it takes one megabyte
+    approved = approve_one(here.ada, here.owner, fresh(), here.n_items)
+    assert code_of(put(here.ada, approved.id, secrets.token_bytes(1_000_001))) == "gate.size"
+    assert [path.name for path in (here.site.folder / "state" / "blobs" / "in" / approved.id).iterdir()] == [approved.base]
+    assert code_of(put(here.ada, approved.id, secrets.token_bytes(1_000_000))) == 200
+
+
+@pytest.mark.parametrize("name", ["..%2F..%2Fledger.sqlite", "%2e%2e", "A" * 64, "0" * 63, "0" * 64 + "%0a", "site.key"])
+def test_a_blobs_name_is_never_a_path(name, strong):
+    approved, _ = trained(strong)
+    status, body = own_route(strong.ada, "GET", f"/fedrec/v1/blobs/{name}", permit=approved.id)
+    assert status in (403, 404)
+    assert b"SQLite" not in body
+    assert status == 404 or json.loads(body)["code"] in ("gate.digest", "gate.signature")
+
+
+def test_a_job_of_another_request_is_not_told(strong):
+    approved = approve_one(strong.ada, strong.owner, fresh(), strong.n_items)
+    job = run_task(strong.ada, approved)["key"]
+    own = approve_one(strong.bob, strong.owner, fresh(), strong.n_items)
+    assert code_of(own_route(strong.ada, "GET", f"/fedrec/v1/jobs/{job}?wait=0", permit=approved.id)) == 200
+    assert code_of(own_route(strong.bob, "GET", f"/fedrec/v1/jobs/{job}?wait=0", permit=own.id)) == "job.missing"
+    assert code_of(own_route(strong.bob, "GET", f"/fedrec/v1/jobs/{job}?wait=0", permit=approved.id)) == "permit.missing"
+
+
+def test_an_owner_has_no_business_on_the_scientists_routes(strong):
+    approved, update = trained(strong)
+    assert code_of(own_route(strong.owner, "GET", f"/fedrec/v1/blobs/{update}", permit=approved.id)) == "gate.role"
+    assert code_of(own_route(strong.owner, "GET", "/fedrec/v1/requests")) == "gate.role"

@@ -1,0 +1,140 @@
+"""A site whose defences a test takes away one at a time: the control of the attack tests. Never part of the product.
+
+    python tests/attacks/weak_site.py DIR        DIR/state/without names the defences that are off now
+
+Everything else is `fedrec site serve`. Each class leaves out one check of the class that it extends.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from fedrec.exchange import signing
+from fedrec.institution import app, gate, ledger, pysyft, serve, site
+from fedrec.institution.blobs import Blobs
+from fedrec.institution.decisions import Decisions
+from fedrec.institution.ledger import Account
+from fedrec.institution.permit import reservable
+
+FOLDER = Path(sys.argv[1])
+
+
+def off(defence: str) -> bool:
+    """Whether the test has taken this defence away."""
+    try:
+        return defence in (FOLDER / "state" / "without").read_text().split()
+    except FileNotFoundError:
+        return False
+
+
+class WeakPaths(dict[str, frozenset[str]]):
+    """The role table; without `role` everybody may call everything."""
+
+    def __getitem__(self, role: str) -> Any:
+        return Everything() if off("role") else super().__getitem__(role)
+
+
+class Everything:
+    """A set that holds whatever one asks for."""
+
+    def __contains__(self, path: object) -> bool:
+        return True
+
+
+class WeakGate(gate.Gate):
+    """Without `account`, a key that nobody knows is a scientist's; without `replay`, a call may come twice."""
+
+    def __init__(self, uid: str, account_of: Any, first_time: Any, secret: bytes) -> None:
+        def known(key: str) -> Account | None:
+            guest = Account("guest", key, "scientist", True) if off("account") else None
+            return account_of(key) or guest
+
+        super().__init__(uid, known, lambda call: first_time(call) or off("replay"), secret)
+
+    def cookie_is_of(self, cookie: str, key: str) -> bool:
+        return off("cookie") or super().cookie_is_of(cookie, key)
+
+    def login_allowed(self, email: str) -> None:
+        if not off("rate"):
+            super().login_allowed(email)
+
+
+class WeakServer(pysyft.SyftServer):
+    """Without `rebuild`, the site keeps what the scientist sent; without `compare`, it runs what it finds stored."""
+
+    def rebuild(self, signed: Any, rebuild: bool = True) -> Any:
+        return super().rebuild(signed, rebuild and not off("rebuild"))
+
+    def check_code(self, *given: Any, **more: Any) -> Any:
+        return None if off("compare") else super().check_code(*given, **more)
+
+
+class WeakDecisions(Decisions):
+    """Without `self`, the approver may be the requester."""
+
+    def approve(self, by: Account, *given: Any) -> None:
+        super().approve(dataclasses.replace(by, email="else@x", key="00" * 32) if off("self") else by, *given)
+
+
+class WeakCalls(app.Calls):
+    """Without `results`, a result is read without its permit; without `permit`, a blob is; and so on."""
+
+    async def api_call(self, request: Any) -> Any:
+        if not off("size"):
+            return await super().api_call(request)
+        return app.Response(await app.run_in_threadpool(self._api_call, await request.body()))
+
+    def _get(self, *given: Any) -> Any:
+        return self._server.run(given[-1]) if off("results") else super()._get(*given)
+
+    def _signed(self, request: Any, body: str) -> tuple[str, str]:
+        if off("signature"):
+            return request.headers["x-fedrec-key"], request.headers["x-fedrec-permit"]
+        fresh = self._nonces.fresh
+        if off("nonce"):
+            self._nonces.fresh = lambda key, nonce: True  # type: ignore[method-assign]
+        try:
+            return super()._signed(request, body)
+        finally:
+            self._nonces.fresh = fresh  # type: ignore[method-assign]
+
+    def _own_call(self, request: Any, body: str, *names: str) -> str:
+        if off("permit") or off("owner"):
+            _, row_id = self._signed(request, body)
+            if off("permit"):
+                return row_id
+            self._jobs.permit_of(row_id)
+            return row_id
+        return super()._own_call(request, body, *names)
+
+
+class WeakBlobs(Blobs):
+    """Without `digest`, a body need not be what its name says."""
+
+    async def receive(self, request: str, sha256: str, parts: AsyncIterator[bytes], limit: int) -> int:
+        if not off("digest"):
+            return await super().receive(request, sha256, parts, limit)
+        target = self.path("in", request, sha256)
+        target.parent.mkdir(mode=0o700, exist_ok=True)
+        return target.write_bytes(b"".join([part async for part in parts]))
+
+
+def weak_reservable(*given: Any) -> None:
+    """Without `rounds`, a permit has room for everything."""
+    if not off("rounds"):
+        reservable(*given)
+
+
+if __name__ == "__main__":
+    gate.PATHS = app.PATHS = WeakPaths(gate.PATHS)  # type: ignore[attr-defined]
+    app.Gate, app.Calls, app.Decisions = WeakGate, WeakCalls, WeakDecisions  # type: ignore[misc, attr-defined]
+    pysyft.SyftServer, site.Blobs = WeakServer, WeakBlobs  # type: ignore[misc, attr-defined]
+    ledger.reservable = weak_reservable  # type: ignore[attr-defined]
+    signing.WINDOW_S = 10**9 if off("time") else signing.WINDOW_S
+    serve.serve(FOLDER, os.environ.pop("FEDREC_OWNER_PASSWORD"), lambda facts: print(json.dumps(facts), flush=True))

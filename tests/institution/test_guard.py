@@ -1,0 +1,189 @@
+"""The last look: names, dtypes, shapes, finite, bytes, cohort, and the counts and sums that a job reports itself."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+
+import numpy as np
+import pytest
+from scipy import sparse
+
+from fedrec.errors import Refused
+from fedrec.exchange.plan import Tensor
+from fedrec.institution.blobs import Blobs
+from fedrec.institution.guard import Guard, check_counts, check_sums
+
+GUARD = Guard({"g": Tensor.parse("float32 items x 2"), "n": Tensor.parse("int64 1")}, n_items=3, max_bytes=100)
+
+
+def good():
+    return {"g": np.ones((3, 2), np.float32), "n": np.ones(1, np.int64)}
+
+
+def code_of(call, *given):
+    try:
+        call(*given)
+    except Refused as refusal:
+        return refusal.code
+    return ""
+
+
+def test_the_declared_update_passes_up_to_the_last_byte():
+    assert code_of(GUARD.check, good(), 100) == ""
+    assert code_of(GUARD.check, good(), 101) == "guard.bytes"
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"more": np.ones(1)}, "guard.name"),
+        ({"n": None}, "guard.name"),
+        ({"g": np.ones((3, 2))}, "guard.dtype"),
+        ({"g": np.ones((3, 2), ">f4")}, "guard.dtype"),
+        ({"n": np.ones(1, np.int32)}, "guard.dtype"),
+        ({"g": np.ones((2, 3), np.float32)}, "guard.shape"),
+        ({"g": np.ones((3, 2, 1), np.float32)}, "guard.shape"),
+        ({"g": np.ones(6, np.float32)}, "guard.shape"),
+        ({"g": np.ones((0, 2), np.float32)}, "guard.shape"),
+        ({"g": np.full((3, 2), np.nan, np.float32)}, "guard.finite"),
+        ({"g": np.array([[0, 0], [0, 0], [0, np.inf]], np.float32)}, "guard.finite"),
+        ({"g": np.array([[0, 0], [-np.inf, 0], [0, 0]], np.float32)}, "guard.finite"),
+    ],
+)
+def test_an_update_that_differs_in_one_thing_is_refused_for_it(change, code):
+    tensors = {name: value for name, value in {**good(), **change}.items() if value is not None}
+    assert code_of(GUARD.check, tensors, 50) == code
+
+
+def test_rows_behind_which_too_few_users_stand_are_zero():
+    """Item 0 has three users, item 1 two, item 2 one; a user counts once however often he touched it."""
+    seen = sparse.csr_matrix(np.array([[5, 1, 0], [1, 1, 0], [1, 0, 9]], np.float32))
+    square = Guard({"g": Tensor.parse("float32 items x items")}, 3, 100, min_users_per_row=2)
+    kept, thin = square.cohort({"g": np.arange(1, 10, dtype=np.float32).reshape(3, 3)}, seen)
+    assert kept["g"].tolist() == [[1, 2, 0], [4, 5, 0], [0, 0, 0]]
+    assert thin == 1
+    for least, expected in ((1, 0), (3, 2), (4, 3)):
+        assert Guard(square.leaves, 3, 100, least).cohort({"g": np.ones((3, 3), np.float32)}, seen)[1] == expected
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        {},
+        {"rows": 5},
+        {"rows": 11, "users": 1},
+        {"rows": 1, "users": 4},
+        {"rows": -1, "users": 1},
+        {"rows": 1.0, "users": 1},
+        {"rows": "5", "users": 1},
+        {"rows": True, "users": 1},
+        {"rows": None, "users": 1},
+        {"rows": float("nan"), "users": 1},
+    ],
+    ids=str,
+)
+def test_counts_that_cannot_be_true_are_refused(report):
+    assert code_of(check_counts, report, 10, 3) == "guard.counts"
+
+
+def test_counts_at_the_edge_are_taken():
+    assert check_counts({"rows": 10, "users": 3}, 10, 3) == (10, 3)
+    assert check_counts({"rows": 0, "users": 0, "uid": 5}, 10, 3) == (0, 0)
+
+
+SUMS = {"users": 3, "hr": 3.0, "ndcg": 2.5, "recall": 0.0}
+
+
+def test_sums_over_users_are_taken():
+    assert check_sums({"federated": SUMS, "local": SUMS, "popularity": SUMS}, 3) == dict.fromkeys(
+        ("federated", "local", "popularity"), SUMS
+    )
+    assert check_sums({}, 3) == {}
+    assert check_sums({"local": {"users": 0, "hr": 0.0, "ndcg": 0.0, "recall": 0.0}}, 3)["local"]["users"] == 0
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        None,
+        5,
+        "x",
+        [],
+        [SUMS],
+        {"other": SUMS},
+        {"federated": None},
+        {"federated": []},
+        {"federated": {}},
+        {"federated": {**SUMS, "id": 7}},
+        *(
+            {"federated": {**SUMS, "hr": value}}
+            for value in (3.1, -0.1, float("nan"), float("inf"), "3", None, True, [1])
+        ),
+        *({"federated": {**SUMS, "users": value}} for value in (4, -1, 2, 3.0, "3", True, None)),
+    ],
+    ids=str,
+)
+def test_anything_but_sums_over_users_is_refused(numbers):
+    assert code_of(check_sums, numbers, 3) == "guard.numbers"
+
+
+# blobs
+
+
+async def parts(*chunks):
+    for chunk in chunks:
+        yield chunk
+
+
+def received(blobs, name, *chunks, limit=10):
+    return asyncio.run(blobs.receive("r", name, parts(*chunks), limit))
+
+
+def test_a_blob_is_stored_under_its_hash_or_not_at_all(tmp_path):
+    blobs, name = Blobs(tmp_path), hashlib.sha256(b"hello world"[:10]).hexdigest()
+    assert received(blobs, name, b"hello", b"", b" worl") == 10
+    assert blobs.path("in", "r", name).read_bytes() == b"hello worl"
+    assert code_of(received, blobs, "ab" * 32, b"hello") == "gate.digest"
+    assert code_of(received, blobs, "ab" * 32, b"hello", b" world") == "gate.size"
+    assert [path.name for path in (tmp_path / "in" / "r").iterdir()] == [name]
+
+
+def test_a_body_above_the_limit_is_read_no_further(tmp_path):
+    taken = []
+
+    async def endless():
+        while True:
+            taken.append(1)
+            yield b"x" * 4
+
+    with pytest.raises(Refused, match=r"gate\.size"):
+        asyncio.run(Blobs(tmp_path).receive("r", "ab" * 32, endless(), 10))
+    assert len(taken) == 3
+
+
+def test_an_upload_that_breaks_off_leaves_nothing(tmp_path):
+    async def broken():
+        yield b"x"
+        raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        asyncio.run(Blobs(tmp_path).receive("r", "ab" * 32, broken(), 10))
+    assert list((tmp_path / "in" / "r").iterdir()) == []
+
+
+def test_dropping_a_request_deletes_both_sides_and_no_other_request(tmp_path):
+    blobs, name = Blobs(tmp_path), hashlib.sha256(b"a").hexdigest()
+    received(blobs, name, b"a")
+    asyncio.run(blobs.receive("other", name, parts(b"a"), 10))
+    update = tmp_path / "update"
+    update.write_bytes(b"u")
+    assert blobs.release("r", update, "cd" * 32).read_bytes() == b"u"
+    assert not update.exists()
+    blobs.drop("out", "r", "ef" * 32)
+    blobs.drop_request("r")
+    blobs.drop_request("r")
+    assert sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()) == [
+        f"in/other/{name}"
+    ]
+    assert (tmp_path / "in").stat().st_mode & 0o777 == 0o700

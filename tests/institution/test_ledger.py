@@ -1,0 +1,315 @@
+"""The ledger: no overshoot, no double reservation, no acknowledged write lost to a kill, no void permit that lives."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+from nacl.signing import SigningKey
+from small_site import SCIENTIST, recipe
+
+import fedrec
+from fedrec.errors import Refused
+from fedrec.exchange.passport import sign
+from fedrec.exchange.plan import fingerprint
+from fedrec.institution.audit import AuditLog, read, verify
+from fedrec.institution.ledger import Ledger, RequestRow
+from fedrec.institution.permit import Task
+
+SITE = SigningKey(b"site".ljust(32, b"."))
+PUBLIC = SITE.verify_key.encode().hex()
+NOW = "2026-05-17T12:00:00Z"
+PLAN = recipe(rounds=5, runs=4)  # 20 train tasks
+
+
+def permit(train=20):
+    facts = {
+        "id": "p",
+        "fingerprint": fingerprint(PLAN.text()),
+        "fedrec": fedrec.__version__,
+        "not_before": "2026-01-01T00:00:00Z",
+        "not_after": "2027-01-01T00:00:00Z",
+        "hours": "0-24",
+        "tasks": {"train": train, "evaluate": 0, "publish": 0},
+        "protocols": ["p1"],
+        "rounds": 5,
+    }
+    return sign(facts, SITE)
+
+
+def row(**more):
+    given = RequestRow(
+        "r" * 32,
+        "c" * 32,
+        fingerprint(PLAN.text()),
+        "ease",
+        SCIENTIST.email,
+        SCIENTIST.key,
+        PLAN.text(),
+        NOW,
+        "waiting",
+        "",
+        "",
+        "",
+        None,
+        "none",
+    )
+    return replace(given, **more)
+
+
+def live(path, train=20):
+    ledger = Ledger(path)
+    ledger.add_request(row())
+    ledger.permit_pending("r" * 32, permit(train))
+    ledger.decide("r" * 32, "approved", "o@x.org", NOW, "")
+    return ledger
+
+
+def task(number):
+    return Task("train", f"run-{number}", number % 5, "p1", "a" * 64, f"{number:032x}")
+
+
+def reserve(ledger, number):
+    return ledger.reserve(task(number).key("r" * 32), "r" * 32, task(number), NOW, PUBLIC)
+
+
+def test_eight_threads_never_reserve_more_than_the_permit_has(tmp_path):
+    ledger, taken, codes = live(tmp_path / "l"), [], []
+
+    def twenty(first):
+        for number in range(first, first + 20):
+            try:
+                taken.append(reserve(ledger, number))
+            except Refused as refusal:
+                codes.append(refusal.code)
+
+    threads = [threading.Thread(target=twenty, args=(1000 * number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert taken == [None] * 20
+    assert codes == ["permit.rounds"] * 140
+    assert ledger.used("r" * 32) == {"train": 20}
+
+
+def test_the_same_job_from_eight_threads_is_one_reservation(tmp_path):
+    ledger, found = live(tmp_path / "l", train=1), []
+    threads = [threading.Thread(target=lambda: found.append(reserve(ledger, 7))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(job is None for job in found) == [False] * 7 + [True]
+    assert {job.key for job in found if job} == {task(7).key("r" * 32)}
+    assert ledger.used("r" * 32) == {"train": 1}
+
+
+def test_a_used_task_is_never_given_back(tmp_path):
+    ledger = live(tmp_path / "l", train=1)
+    reserve(ledger, 1)
+    ledger.finish(task(1).key("r" * 32), "refused", {"code": "jail.time"}, NOW)
+    with pytest.raises(Refused, match=r"permit\.rounds"):
+        reserve(ledger, 2)
+
+
+def test_a_job_ends_once(tmp_path):
+    ledger = live(tmp_path / "l")
+    reserve(ledger, 1)
+    key = task(1).key("r" * 32)
+    ledger.finish(key, "done", {"first": 1}, NOW)
+    ledger.finish(key, "refused", {"second": 2}, NOW)
+    assert (ledger.job(key).status, ledger.job(key).answer) == ("done", {"first": 1})
+    assert ledger.running() == []
+
+
+@pytest.mark.parametrize("undone", ["reopened", "voided"])
+def test_a_pending_permit_is_void_after_reopening(tmp_path, undone):
+    ledger = Ledger(tmp_path / "l")
+    ledger.add_request(row())
+    ledger.permit_pending("r" * 32, permit())
+    again = Ledger(tmp_path / "l")
+    if undone == "voided":
+        assert again.void_pending() == 1
+        assert again.void_pending() == 0
+    assert again.request("r" * 32).signed_permit is None
+    with pytest.raises(Refused, match=r"permit\.missing"):
+        reserve(again, 1)
+
+
+def test_control_the_same_permit_made_live_lets_the_task_run(tmp_path):
+    live(tmp_path / "l").close()
+    again = Ledger(tmp_path / "l")
+    assert again.void_pending() == 0
+    assert reserve(again, 1) is None
+
+
+@pytest.mark.parametrize("decision", ["denied", "revoked"])
+def test_an_approval_that_ends_after_a_no_does_not_undo_it(tmp_path, decision):
+    """One owner's approval is pending while another's denial is acknowledged: the no stays."""
+    ledger = Ledger(tmp_path / "l")
+    ledger.add_request(row())
+    ledger.permit_pending("r" * 32, permit())
+    ledger.decide("r" * 32, decision, "second@x.org", NOW, "no")
+    with pytest.raises(Refused, match=rf"permit\.{decision}"):
+        ledger.decide("r" * 32, "approved", "first@x.org", NOW, "")
+    assert (ledger.request("r" * 32).decision, ledger.request("r" * 32).decided_by) == (decision, "second@x.org")
+    assert ledger.request("r" * 32).signed_permit is None
+    ledger.permit_pending("r" * 32, permit())  # a new decision, begun after the no, is another thing
+    ledger.decide("r" * 32, "approved", "first@x.org", NOW, "")
+    assert reserve(ledger, 1) is None
+
+
+def test_one_plan_of_one_scientist_is_one_request(tmp_path):
+    ledger = Ledger(tmp_path / "l")
+    ledger.add_request(row())
+    with pytest.raises(Refused, match=r"request\.exists"):
+        ledger.add_request(row(id="q" * 32, code="d" * 32))
+    ledger.add_request(row(id="q" * 32, code="d" * 32, key="9" * 64))
+    assert [found.id[0] for found in ledger.requests()] == ["q", "r"]
+    assert ledger.request_of("9" * 64, row().fingerprint).id == "q" * 32
+    assert ledger.request("c" * 32).id == "r" * 32
+
+
+def test_a_call_is_new_once_also_after_reopening(tmp_path):
+    ledger = Ledger(tmp_path / "l")
+    assert [ledger.first_time(b"1"), ledger.first_time(b"1"), ledger.first_time(b"2")] == [True, False, True]
+    ledger.close()
+    assert Ledger(tmp_path / "l").first_time(b"1") is False
+
+
+def test_a_disabled_account_has_no_role_and_a_changed_role_keeps_its_key(tmp_path):
+    ledger = Ledger(tmp_path / "l")
+    ledger.add_account("a@x.org", "k1", "scientist", NOW)
+    ledger.add_account("a@x.org", "k2", "auditor", NOW)
+    assert (ledger.account_of("k1").role, ledger.account_of("k2")) == ("auditor", None)
+    assert ledger.disable_account("a@x.org")
+    assert not ledger.disable_account("b@x.org")
+    assert ledger.account_of("k1") is None
+    assert [account.enabled for account in ledger.accounts()] == [False]
+    assert (tmp_path / "l").stat().st_mode & 0o777 == 0o600
+
+
+FULL = """
+import json, resource, sys
+sys.path.insert(0, sys.argv[2])
+from pathlib import Path
+import test_ledger as t
+ledger = t.live(Path(sys.argv[1]), train=20)
+size = Path(sys.argv[1] + "-wal").stat().st_size
+resource.setrlimit(resource.RLIMIT_FSIZE, (size + 60_000, resource.RLIM_INFINITY))
+said = []
+for number in range(20):
+    try:
+        t.reserve(ledger, number)
+        said.append("ok")
+    except Exception as error:
+        said.append(type(error).__name__)
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+used = ledger.used("r" * 32).get("train", 0)
+t.reserve(ledger, 99)
+print(json.dumps([said, used, t.Ledger(Path(sys.argv[1])).used("r" * 32)["train"]]))
+"""
+
+
+def test_a_full_disk_reserves_nothing_and_the_ledger_works_again_when_there_is_room(tmp_path):
+    given = [sys.executable, "-c", FULL, str(tmp_path / "l"), os.path.dirname(__file__)]
+    run = subprocess.run(given, capture_output=True, text=True, check=True)
+    said, used, after = json.loads(run.stdout)
+    assert "ok" in said
+    assert said[-1] != "ok"
+    assert used == said.count("ok")
+    assert after == used + 1
+
+
+KILLED = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+import test_ledger as t
+
+def work(folder, out):
+    ledger, log, number = t.Ledger(folder / "l"), t.AuditLog(folder / "audit"), 1000 * int(sys.stdin.readline())
+    while True:
+        number += 1
+        log.event("s", "scientist", "train", "x", outcome="intent", round=number)
+        os.write(out, f"intent {number}\\n".encode())
+        t.reserve(ledger, number)
+        os.write(out, f"reserved {number}\\n".encode())
+        ledger.first_time(b"%d" % number)
+        os.write(out, f"call {number}\\n".encode())
+        ledger.finish(t.task(number).key("r" * 32), "done", {"n": number}, t.NOW)
+        log.event("s", "scientist", "train", "x", outcome="done", round=number)
+        os.write(out, f"done {number}\\n".encode())
+
+for _ in range(int(sys.argv[3])):
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(read)
+        work(Path(sys.argv[2]), write)
+    os.close(write)
+    print(pid, flush=True)
+    with os.fdopen(read) as acknowledged:
+        for line in acknowledged:
+            print(line, end="")
+    os.waitpid(pid, 0)
+    print("killed", flush=True)
+"""
+
+
+def test_forty_kills_lose_no_acknowledged_write(tmp_path):
+    """A process writes through ledger and log, says what was acknowledged, and is killed at a random instant."""
+    live(tmp_path / "l", train=10**6).close()
+    draw = random.Random(5)
+    child = subprocess.Popen(
+        [sys.executable, "-c", KILLED, os.path.dirname(__file__), str(tmp_path), "40"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        bufsize=1,
+    )
+    acknowledged = {"intent": set(), "reserved": set(), "call": set(), "done": set()}
+    for number in range(40):
+        pid = int(child.stdout.readline())
+        child.stdin.write(f"{number}\n")
+        child.stdin.flush()
+        if number % 4:  # three of four are killed while they write, one while it opens the files
+            kind, value = child.stdout.readline().split()
+            acknowledged[kind].add(int(value))
+        time.sleep(draw.uniform(0.001, 0.04))
+        os.kill(pid, signal.SIGKILL)
+        while (line := child.stdout.readline()) != "killed\n":
+            kind, value = line.split()
+            acknowledged[kind].add(int(value))
+    assert child.wait(10) == 0
+    ledger, log = Ledger(tmp_path / "l"), AuditLog(tmp_path / "audit")
+    events = [event for event in read(log.path) if event["actor"] == "s"]
+    assert verify(log.path).verdict == "ok"
+    assert acknowledged["intent"] <= {event["round"] for event in events if event["outcome"] == "intent"}
+    assert acknowledged["done"] <= {event["round"] for event in events if event["outcome"] == "done"}
+    with sqlite3.connect(tmp_path / "l") as db:
+        jobs = dict(db.execute("SELECT CAST(substr(run, 5) AS INTEGER), status FROM jobs"))
+        assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    assert acknowledged["reserved"] <= set(jobs)
+    assert {jobs[number] for number in acknowledged["done"]} <= {"done"}
+    assert not any(ledger.first_time(b"%d" % number) for number in acknowledged["call"])
+    assert set(jobs) <= {event["round"] for event in events}  # nothing was reserved without its intent
+    assert sum(len(found) for found in acknowledged.values()) >= 30
+
+
+def test_another_process_that_holds_the_file_is_waited_for(tmp_path):
+    ledger = live(tmp_path / "l")
+    other = sqlite3.connect(tmp_path / "l", isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    threading.Timer(0.3, lambda: other.execute("COMMIT")).start()
+    assert reserve(ledger, 1) is None

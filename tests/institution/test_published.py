@@ -1,0 +1,61 @@
+"""The model that an institution serves: replaced in one step, read by known and unknown users."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+import pytest
+from small_site import ITEMS, approved, ended, recipe, sent, task, train
+
+from fedrec.errors import WrongInput
+from fedrec.exchange.wire import digest
+from fedrec.institution.published import Published
+
+COUNTS = {"counts": np.arange(1, 9, dtype=np.float32)}  # film-7 is the best
+
+
+def test_a_published_model_serves_known_and_unknown_users(site, jobs):
+    row = approved(site, recipe("popularity"))
+    published = Published(site.state)
+    with pytest.raises(WrongInput, match="no model"):
+        published.recommend("canary-0", 3, ITEMS)
+    train(site, jobs, row)
+    answer = ended(site, jobs, row, task(sent(site, row, COUNTS), "publish"))
+    assert answer == {"status": "done", "numbers": {}, "key": answer["key"]}
+    assert published.recommend("canary-0", 3, ITEMS) == (["film-7", "film-6", "film-5"], True)  # has seen 0 to 4
+    assert published.recommend("canary-0", 8, ITEMS) == (["film-7", "film-6", "film-5"], True)
+    assert published.recommend("canary-3", 3, ITEMS) == (["film-2", "film-1", "film-0"], True)  # has seen 3 to 7
+    assert published.recommend("nobody", 2, ITEMS) == (["film-7", "film-6"], False)
+    assert published.current()["model"] == digest(COUNTS)
+    for wrong in (0, 9, -1):
+        with pytest.raises(WrongInput, match="from 1 to 8"):
+            published.recommend("canary-0", wrong, ITEMS)
+
+
+def test_a_reader_never_finds_a_model_half_replaced_even_when_the_same_one_comes_again(site, jobs):
+    row = approved(site, recipe("popularity", runs=30, train=("p1",)))
+    stop, found, published = threading.Event(), [], Published(site.state)
+
+    def publish(run):
+        train(site, jobs, row, run=run)
+        return ended(site, jobs, row, task(sent(site, row, COUNTS), "publish", run=run))["status"]
+
+    assert publish("first") == "done"
+
+    def read():
+        while not stop.is_set():
+            try:
+                found.append(published.recommend("nobody", 1, ITEMS)[0])
+            except Exception as error:
+                found.append(repr(error))
+            time.sleep(0.0002)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    assert [publish(f"run-{number}") for number in range(4)] == ["done"] * 4
+    stop.set()
+    thread.join()
+    assert {str(value) for value in found} == {"['film-7']"}
+    assert len(list((site.state / "models").glob("*/lists.safetensors"))) <= 2

@@ -1,0 +1,116 @@
+"""The three notebooks, run as three tabs against the four datasites: 1 first, then 2 and 3 side by side."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from real_sites import ADA_PASSWORD
+
+from fedrec.demo.lab import OtherOwners, install
+from fedrec.demo.owners import listed
+from fedrec.demo.sites import Sites
+
+pytestmark = [pytest.mark.sites, pytest.mark.timeout(600)]
+ROOT = Path(__file__).parents[2]
+SLOWEST = 240  # seconds that one cell may take
+
+
+@pytest.fixture(scope="module")
+def lab(sites: Sites, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The kernels of both roles."""
+    folder = tmp_path_factory.mktemp("lab")
+    install(folder, sites, ADA_PASSWORD)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def executed(sites: Sites, lab: Path) -> dict[str, Any]:
+    """The notebooks with their outputs, by the first two characters of their names."""
+
+    def run(path: Path) -> Any:
+        notebook = nbformat.read(path, as_version=4)
+        NotebookClient(notebook, timeout=SLOWEST, resources={"metadata": {"path": str(lab)}}).execute()
+        return notebook
+
+    first, *others = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    said: list[str] = []
+    with pytest.MonkeyPatch.context() as patch, OtherOwners(sites, said.append), ThreadPoolExecutor(2) as tabs:
+        patch.setenv("JUPYTER_PATH", str(lab / "jupyter"))
+        patch.setenv("JUPYTER_RUNTIME_DIR", str(lab / "runtime"))
+        patch.setenv("IPYTHONDIR", str(lab / "ipython"))
+        done = [run(first), *tabs.map(run, others)]
+    assert [line for line in said if "approved" not in line] == []  # the other owners
+    return {path.stem[:2]: notebook for path, notebook in zip([first, *others], done, strict=True)}
+
+
+def text_of(cell: Any) -> str:
+    """What a cell shows, as plain text; commands run on a terminal, whose lines end with CR LF."""
+    shown = "".join(
+        output.get("text", "") + str(output.get("data", {}).get("text/plain", "")) for output in cell.get("outputs", [])
+    )
+    return shown.replace("\r\n", "\n")
+
+
+def all_text(notebook: Any) -> str:
+    return "\n".join(text_of(cell) for cell in notebook.cells)
+
+
+def final_table(notebook: Any) -> str:
+    (cell,) = (cell for cell in notebook.cells if "final-table" in cell.metadata.get("tags", []))
+    return text_of(cell)
+
+
+def test_the_institution_sees_its_report_its_site_and_a_plot(executed):
+    text = all_text(executed["01"])
+    assert "aurora: settings are right" in text
+    assert re.search(r"data version [0-9a-f]{16}: (\d+) of \1 rows kept", text)
+    assert "aurora: serves http://127.0.0.1:" in text
+    assert "Logged into <aurora: High side Datasite> as <owner@aurora.example>" in text
+    assert "mock-user-" in text
+    pictures = [output for output in executed["01"].cells[-2].outputs if "image/png" in output.get("data", {})]
+    assert len(pictures) == 1
+
+
+def test_the_owner_reads_the_scientists_code_and_decides_with_plain_pysyft(executed, sites):
+    text = all_text(executed["02"])
+    assert "What will leave" in text
+    assert re.search(r"^ +1  class MyFactors:$", text, re.MULTILINE)
+    by_plan = {row["plan"]: row for row in listed(sites.all["aurora"])}
+    assert {name: by_plan[name]["status"] for name in ("ease", "itemcf")} == {"ease": "approved", "itemcf": "denied"}
+    assert by_plan["my_factors"]["permit"]["tasks"]["train"] == 25  # fifty were asked
+    assert "ease already has these counts" in final_table(executed["02"])
+
+
+def test_the_scientist_trains_with_three_cinemas_where_one_denied_and_meets_the_limit(executed):
+    text = all_text(executed["03"])
+    assert "trained at borealis, cinema-lumen, delphi" in text
+    assert "permit.rounds: aurora: all 25 train tasks of the permit are used" in text
+
+
+def test_federated_models_are_better_than_local_ones(executed):
+    rows = re.findall(r"^(ease|my_factors) +([\d.]+) +([\d.]+) +([\d.]+) +([\d.]+)$", final_table(executed["03"]), re.M)
+    assert {row[0] for row in rows} == {"ease", "my_factors"}
+    for _, *figures in rows:
+        local_hr, federated_hr, local_ndcg, federated_ndcg = map(float, figures)
+        assert federated_hr > local_hr
+        assert federated_ndcg > local_ndcg
+
+
+def test_no_output_holds_a_password_or_a_path_of_this_machine(executed, sites, lab):
+    secrets = [ADA_PASSWORD, *(site.owner_password for site in sites.all.values())]
+    places = [str(lab), str(sites.work), str(ROOT), sys.prefix, str(Path.home() / ".")]
+    for name, notebook in executed.items():
+        outputs = json.dumps([cell.get("outputs", []) for cell in notebook.cells])
+        assert [word for word in (*secrets, *places) if word in outputs] == [], name
+
+
+def test_the_scientists_folder_holds_addresses_keys_and_catalogue_only(lab):
+    assert sorted(path.name for path in (lab / "scientist").iterdir()) == ["consortium.toml", "items.csv"]
