@@ -91,6 +91,41 @@ def check(folder: Path, target: str | None) -> None:
 
 @site.command()
 @folder_argument
+@click.option("--html", "page", metavar="FILE", help="Write the report as one page with plots.")
+@json_option
+def report(folder: Path, page: str | None, target: str | None) -> None:
+    """Show the quality of the data that DIR's site took in last; see docs/data-quality.md."""
+    from fedrec.config import SiteConfig
+    from fedrec.institution.intake import report_text
+    from fedrec.institution.store import Store
+
+    facts = Store.open(folder / "state").report()
+    if page is not None:
+        from fedrec.institution.quality_page import page as draw
+
+        try:
+            Path(page).write_text(draw(SiteConfig.load(folder / "site.toml").title, facts), encoding="utf-8")
+        except OSError as error:
+            raise WrongInput(f"--html {page}: cannot be written ({error.strerror})") from None
+    emit(facts, target, text=report_text(facts))
+
+
+@site.command()
+@folder_argument
+@click.option("-n", "count", type=int, default=5, show_default=True, help="How many rows, 1 to 1000.")
+@json_option
+def head(folder: Path, count: int, target: str | None) -> None:
+    """Show the first rows of DIR's data with raw ids, at the institution itself; the audit log says so."""
+    from fedrec.institution.head import head as show
+    from fedrec.institution.serve import control
+
+    facts = show(folder, count) or control(folder, {"op": "head", "rows": count})
+    lines = [f"{row['user']}  {row['item']}  {row['rating']:g}  {row['time'] or ''}" for row in facts["rows"]]
+    emit(facts, target, text="\n".join([f"data version {facts['version']}", *lines]))
+
+
+@site.command()
+@folder_argument
 @json_option
 def keys(folder: Path, target: str | None) -> None:
     """Print the public key of DIR's site, as consortium.toml pins it; makes the keys at the first call."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import parse_qs
@@ -46,6 +47,7 @@ class Calls:
         self._gate = Gate(site.keys.uid, site.ledger.account_of, site.ledger.first_time, site.keys.cookie_secret)
         self._decisions = Decisions(site, jobs)
         self._nonces = Nonces(signing.WINDOW_S)
+        self._strangers, self._strangers_at = 0, 0.0
 
     # PySyft's four routes
 
@@ -100,12 +102,21 @@ class Calls:
             with self._gate.place(account.key):
                 return self._server.seal(self._dispatch(account, path, self._server.open(body, call, account)))
         except Refused as refusal:
-            who, role = (account.email, account.role) if account else ("anonymous", "none")
-            self._site.audit.event(who, role, "call", path, outcome=refusal.code)
+            self._note_refusal(account, path, refusal)
             return self._server.refusal(refusal)
         except Exception:
             _log.exception("a call of %s", path)
             return self._server.refusal(site_error())
+
+    def _note_refusal(self, account: Account | None, path: str, refusal: Refused) -> None:
+        """Log a refusal; those of strangers at most once a second, with how many there were, so that nobody fills the disk."""
+        if account is not None:
+            self._site.audit.event(account.email, account.role, "call", path, outcome=refusal.code)
+            return
+        self._strangers += 1
+        if time.monotonic() - self._strangers_at >= 1.0:
+            count, self._strangers, self._strangers_at = self._strangers, 0, time.monotonic()
+            self._site.audit.event("anonymous", "none", "call", path, outcome=refusal.code, detail={"refused": count})
 
     def _dispatch(self, account: Account, path: str, signed: Any) -> Any:
         """What fedrec does around the five calls that matter; everything else goes straight to PySyft."""
@@ -182,7 +193,7 @@ class Calls:
             limit = int(self._site.config.limits.megabytes * 10**6)
             length = await self._site.blobs.receive(row, name, _parts(request), limit)
         except Refused as refusal:
-            return _refused(refusal)
+            return self._refuse(request, refusal)
         return JSONResponse({"sha256": name, "bytes": length})
 
     async def get_blob(self, request: Request) -> Response:
@@ -193,7 +204,7 @@ class Calls:
             if not path.exists():
                 raise Refused("update.gone", "there is no such update", "It is deleted after its round; train the round again")
         except Refused as refusal:
-            return _refused(refusal)
+            return self._refuse(request, refusal)
         return _Guarded(path, media_type=_BYTES, live=lambda: self._jobs.permit_of(row))
 
     async def job(self, request: Request) -> Response:
@@ -207,17 +218,23 @@ class Calls:
             seconds = min(float(wait), MAX_WAIT_S) if re.fullmatch(r"\d{1,4}(\.\d{1,3})?", wait) else 0.0
             return JSONResponse(await self._jobs.wait(key, seconds))
         except Refused as refusal:
-            return _refused(refusal)
+            return self._refuse(request, refusal)
 
     async def requests(self, request: Request) -> Response:
         """The scientist's own requests, with what was decided about each."""
         try:
             key, _ = self._signed(request, signing.EMPTY)
         except Refused as refusal:
-            return _refused(refusal)
+            return self._refuse(request, refusal)
         now, ledger = self._site.now(), self._site.ledger
         own = [row for row in ledger.requests() if row.key == key]
         return JSONResponse({"requests": [summary(row, ledger.used(row.id), now) for row in own]})
+
+    def _refuse(self, request: Request, refusal: Refused) -> Response:
+        """The refusal as an answer, and in the log."""
+        what = f"{request.method} {request.url.path.split('/')[3]}"
+        self._note_refusal(getattr(request.state, "account", None), what, refusal)
+        return _refused(refusal)
 
     def _signed(self, request: Request, body: str) -> tuple[str, str]:
         """The scientist's key and the request id that an own-route call is signed for."""
@@ -228,6 +245,7 @@ class Calls:
         account = self._site.ledger.account_of(key)
         if account is None or account.role != "scientist":
             raise Refused("gate.role", "this key has no scientist's account here", "Ask the data owner for one")
+        request.state.account = account
         return key, row_id
 
     def _own_call(self, request: Request, body: str, *hex64: str) -> str:

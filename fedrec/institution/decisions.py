@@ -112,7 +112,7 @@ class Decisions:
         site, row = self._site, self._row(request)
         if not reason.strip():
             raise Refused("request.reason", "a denial needs a reason", "Say why")
-        act, decision = ("revoke", "revoked") if row.decision == "approved" else ("deny", "denied")
+        act, decision = ("revoke", "revoked") if row.decision in ("approved", "revoked") else ("deny", "denied")
         with site.audit.act(by.email, by.role, act, row.fingerprint, request=row.id):
             site.ledger.decide(row.id, decision, by.email, site.now(), reason)
             self._jobs.stop(row.id)

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import fedrec
 from fedrec.core.split import split
-from fedrec.errors import Refused
+from fedrec.errors import DataError, Refused
 from fedrec.exchange.passport import sign
 from fedrec.exchange.plan import PlanText
 from fedrec.exchange.wire import decode, encode, sha256
@@ -31,6 +31,7 @@ from fedrec.institution.store import Store
 
 ANSWER_S = 0.6  # how long a call waits for a job that may be quick; PySyft's call must end within a second
 PARALLEL = 2  # jobs at the same time
+MAX_LOG = 10**6  # bytes that stay of what a job printed, and of an update file beyond the arrays
 _log = logging.getLogger("fedrec.site")
 
 
@@ -143,7 +144,13 @@ class Jobs:
     def recover(self) -> int:
         """After a restart: start again what was running; deterministic, reserved once, answered once."""
         for ended in self._site.ledger.requests():
-            if ended.signed_permit is None:
+            permit = ended.signed_permit
+            if permit is not None and permit["consortium"] != self._site.consortium.hash:
+                with self._site.audit.act("site", "site", "revoke", ended.fingerprint, request=ended.id):
+                    why = "the consortium's members, keys or catalogue have changed"
+                    self._site.ledger.decide(ended.id, "revoked", "site", self._site.now(), why)
+                permit = None
+            if permit is None:
                 self._site.blobs.drop_request(ended.id)
         jobs = self._site.ledger.running()
         for job in jobs:
@@ -199,7 +206,10 @@ class Jobs:
         site = self._site
         permit = self.permit_of(row.id)
         plan = PlanText.parse(row.plan)
-        store = Store.open(site.state, permit["data_version"])
+        try:
+            store = Store.open(site.state, permit["data_version"])
+        except DataError:
+            raise Refused("permit.data", "the permit is for data that is not here any more", "Ask for a new permit") from None
         folder = site.state / "jobs" / job
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(mode=0o700, parents=True)
@@ -218,11 +228,15 @@ class Jobs:
             log = _log_of(site, job)
             if log.exists() and not log.stat().st_size:
                 log.unlink()
+            elif log.exists() and log.stat().st_size > MAX_LOG:
+                os.truncate(log, MAX_LOG)
 
     def _in_jail(self, job: str, row: RequestRow, task: Task, store: Store, folder: Path) -> Report:
         limits = self._site.config.limits
         spec = {"plan": row.plan, "kind": task.kind, "protocol": task.protocol}
         before = _private_of(self._site, row, task)
+        if task.kind == "train" and task.round and not before.exists():
+            raise Refused("task.round", "the round before was not trained at this site", "Start the run again from round 0")
         with ExitStack() as stack:
             files = {
                 "rows": _open(stack, store.rows_path, os.O_RDONLY),
@@ -249,6 +263,8 @@ class Jobs:
         """Guard the update, sign its passport, move it to where it may be fetched, keep the private state."""
         site, limits = self._site, self._site.config.limits
         rows, users = check_counts(report.body, store.n_rows, store.n_users)
+        if (folder / "update").stat().st_size > limits.megabytes * 10**6 + MAX_LOG:  # before it is read into memory
+            raise Refused("guard.bytes", f"the update is larger than {limits.megabytes:g} MB", "Make the model smaller")
         tensors = decode((folder / "update").read_bytes())
         guard = Guard(plan.leaves, store.n_items, int(limits.megabytes * 10**6), limits.min_users_per_row)
         if limits.min_users_per_row > 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -107,6 +108,8 @@ def make(
         train = min(train, rounds)
     if (asked := limits.get("until")) is not None:
         until = min(until, _time(asked))
+        if until <= now:
+            raise _bad_limit("until lies in the past")
     if limits.get("epsilon") is not None:
         raise _bad_limit("this plan has no differential privacy, so it cannot be limited by epsilon")
     hours = "0-24" if limits.get("hours") is None else str(limits["hours"])
@@ -114,7 +117,7 @@ def make(
     evaluations = len(plan.train) * plan.runs * 2 if plan.evaluate else 0
     return {
         "v": 1,
-        "id": hashlib.sha256(f"{request}\n{stamp(now)}\n{fingerprint}".encode()).hexdigest()[:32],
+        "id": secrets.token_hex(16),
         "site": site,
         "request": request,
         "fingerprint": fingerprint,

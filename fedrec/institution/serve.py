@@ -16,8 +16,9 @@ from typing import Any
 
 from fedrec.config import SchemaConfig
 from fedrec.errors import FedrecError, WrongInput
-from fedrec.institution import endpoint
+from fedrec.institution import endpoint, versions
 from fedrec.institution.gate import PATHS
+from fedrec.institution.head import head_of
 from fedrec.institution.intake import take_in_folder
 from fedrec.institution.jail import ONE_THREAD, Jail
 from fedrec.institution.jobs import Jobs
@@ -44,9 +45,12 @@ def serve(folder: Path, owner_password: str | None, ready: Callable[[Mapping[str
         os.environ.pop(variable, None)
     os.umask(0o077)
     (folder / "state").mkdir(mode=0o700, exist_ok=True)
+    (folder / "state").chmod(0o700)
     with _only_one(folder / "state" / "lock"):
         take_in_folder(folder)
         site = Site.open(folder)
+        if site.config.source is not None and site.config.source.url_env is not None:
+            os.environ.pop(site.config.source.url_env, None)  # it may hold the database's password
         jail = Jail(site.config.limits.jail_level)
         listening: socket.socket | None = None
         try:
@@ -121,6 +125,7 @@ def _run(
     server.ensure_dataset(site.config.name, card, make_mock(schema), handle)
     jail.wait_ready()
     void = site.ledger.void_pending()
+    versions.sweep(site)
     jobs = Jobs(site, jail)
     endpoint.serve(jobs.start)
     site.audit.event(
@@ -199,6 +204,8 @@ class _Commands:
         match command:
             case {"op": "status"}:
                 return dict(self._facts)
+            case {"op": "head", "rows": int(count)}:
+                return head_of(site.audit, site.folder, site.store, count)
             case {"op": "users.list"}:
                 return {"users": [{"email": a.email, "role": a.role, "enabled": a.enabled} for a in ledger.accounts()]}
             case {"op": "users.add", "email": str(email), "role": str(role), "password": str(password)}:

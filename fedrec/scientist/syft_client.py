@@ -149,6 +149,10 @@ def said() -> Any:
         yield
     except SyftException as error:
         raise refusal_of(str(error.public_message or error)) from None
+    except AttributeError as error:  # the schema that the site gave this account leaves the call out
+        if "has no submodule or method" not in str(error):
+            raise
+        raise Refused("gate.role", "this account may not call this", "Use an account with the role for it") from None
 
 
 def refusal_of(text: str) -> Refused:
