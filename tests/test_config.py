@@ -160,7 +160,7 @@ def test_wrong_rules_of_a_schema_are_named(tmp_path):
         "on_duplicate: must be 'last', 'first' or 'max', not 'mean'",
         "max_rejected: must be at most 1, not 2",
         "columns.time: names a column that another key names already",
-        "time.unit: must be 's' or 'ms', not 'h'",
+        "time.unit: must be 's', 'ms' or 'iso', not 'h'",
         "mock.rows: must be at most users x items: the mock has no pair twice",
     ]
 

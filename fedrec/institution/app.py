@@ -128,7 +128,7 @@ class Calls:
             case "code.call":
                 return self._call(account, signed)
             case "action.get":
-                return self._get(signed)
+                return self._get(account, signed)
             case _:
                 return self._server.run(signed)
 
@@ -176,8 +176,12 @@ class Calls:
                 self._server.forget(older)
         return result
 
-    def _get(self, signed: Any) -> Any:
+    def _get(self, account: Account, signed: Any) -> Any:
         uid = signed.message.kwargs.get("uid") or (signed.message.args or [None])[0]
+        if account.role == "owner":  # four numbers about his data; updates and results are not his to fetch
+            if getattr(uid, "no_dash", "") != self._server.handle:
+                raise Refused("gate.role", "an owner reads the data set's handle only", "See fedrec requests and site head")
+            return self._server.run(signed)
         row = self._site.ledger.request_of_result(getattr(uid, "no_dash", ""))
         if row is None:
             raise Refused("gate.role", "only results of approved calls can be read", "Call the approved function")

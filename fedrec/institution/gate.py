@@ -30,7 +30,7 @@ _CARD = {"user.get_current_user", "metadata.get_metadata", "dataset.get_all"}
 _EVERYONE = _CARD | {"action.get_mock", "request.get_all"}
 _DECIDE = {"user.get_all", "notifications.resolve_object", "request.apply", "request.undo"}
 PATHS: dict[str, frozenset[str]] = {
-    "owner": frozenset(_EVERYONE | _DECIDE),
+    "owner": frozenset(_EVERYONE | _DECIDE | {"action.get"}),
     "reviewer": frozenset(_EVERYONE | _DECIDE),
     "scientist": frozenset(
         _EVERYONE

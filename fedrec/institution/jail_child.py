@@ -107,7 +107,7 @@ def _warm() -> None:
 
 
 def _huge_pages() -> None:
-    """Put what is loaded into pages of 2 MB, so that a fork copies hundreds of entries instead of 60,000; best effort."""
+    """Put what is loaded into pages of 2 MB: a fork then copies hundreds of entries instead of 60,000. Best effort."""
     if sys.platform != "linux":
         return
     with open("/proc/self/maps") as maps:

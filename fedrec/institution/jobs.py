@@ -22,9 +22,9 @@ from fedrec.exchange.plan import PlanText
 from fedrec.exchange.wire import decode, encode, sha256
 from fedrec.institution.guard import Guard, check_counts, check_sums
 from fedrec.institution.jail import JailLimits, Report
-from fedrec.institution.ledger import JobRow, RequestRow
-from fedrec.institution.permit import Task, check
+from fedrec.institution.ledger import RequestRow
 from fedrec.institution.limits import check_limits
+from fedrec.institution.permit import Task, check
 from fedrec.institution.published import Published
 from fedrec.institution.site import Site
 from fedrec.institution.store import Store

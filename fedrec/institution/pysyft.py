@@ -54,6 +54,7 @@ class SyftServer:
 
             self.worker = Datasite(**AppSettings().model_dump())
             self._root = AuthedServiceContext(server=self.worker, credentials=self.worker.verify_key, role=ServiceRole.ADMIN)
+        self.handle = ""  # the data set's private side, which its owner may read
         for variable in environment:
             os.environ.pop(variable, None)
         logging.getLogger().setLevel(logging.ERROR)
@@ -115,11 +116,13 @@ class SyftServer:
             client = self.worker.root_client
             for known in client.datasets:
                 if known.name == name and known.description.text == card:
+                    self.handle = known.assets[0].action_id.no_dash
                     return
                 client.api.services.dataset.delete(uid=known.id, delete_assets=True)
             dataset = sy.Dataset(name=name, description=card)
             dataset.add_asset(sy.Asset(name="interactions", data=type(mock)([dict(handle)]), mock=mock, mock_is_real=False))
             client.upload_dataset(dataset)
+            self.handle = next(known for known in client.datasets if known.name == name).assets[0].action_id.no_dash
 
     # calls
 
@@ -132,9 +135,9 @@ class SyftServer:
 
     def login(self, email: str, password: str) -> tuple[bytes, str | None]:
         """PySyft's answer to a login, and the account's verify key when it was right."""
+        from syft.server.credentials import UserLoginCredentials
         from syft.service.context import UnauthedServiceContext
         from syft.service.response import SyftError
-        from syft.server.credentials import UserLoginCredentials
         from syft.types.errors import SyftException
 
         try:

@@ -135,7 +135,7 @@ def drift_of(rows: Interactions, user_ids: Sequence[str], before: Store, same_ca
 def text(report: Mapping[str, Any]) -> str:
     """The quality of an intake's report, for a person."""
     found = report["quality"]
-    parts = ", ".join(f"{name} {value:.3f}" for name, value in found["parts"].items())
+    parts = ", ".join(f"{name} {found['parts'][name]:.3f}" for name in PARTS)
     users, diversity, drift = found["rows_per_user"], found["diversity"], found["drift"]
     gaps = ", ".join(f"{name} {share:.2%}" for name, share in found["missing"].items() if share) or "none"
     lines = [

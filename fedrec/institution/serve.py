@@ -115,7 +115,10 @@ def _run(
         site.ledger.add_account(site.config.owner, key, "owner", site.now())
     server.ensure_endpoint()
     schema = SchemaConfig.load(site.folder / "schema.toml")
-    card = (site.folder / "DATASHEET.md").read_text() + f"\n\ndata version {site.store.version}\n"
+    card = (
+        f"{(site.folder / 'DATASHEET.md').read_text()}\n\n## Schema\n\n```toml\n"
+        f"{(site.folder / 'schema.toml').read_text()}```\n\ndata version {site.store.version}\n"
+    )
     handle = {
         "version": site.store.version,
         "rows": site.store.n_rows,

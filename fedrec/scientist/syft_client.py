@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import linecache
 from typing import Any
 from urllib.parse import urlencode
 
 import syft as sy
+from IPython.utils.capture import capture_output
 from nacl.signing import SigningKey
 from syft.client.api import SyftAPICall, post_process_result
 from syft.client.client import HTTPConnection
@@ -43,7 +43,7 @@ class LineConnection(HTTPConnection):  # type: ignore[misc]
     def _make_get(self, path: str, params: dict[str, Any] | None = None, stream: bool = False) -> bytes:  # noqa: ARG002
         return self._plain("GET", path + (f"?{urlencode(params)}" if params else ""))
 
-    def _make_post(self, path: str, json: dict[str, Any] | None = None, data: bytes | None = None) -> bytes:  # noqa: A002
+    def _make_post(self, path: str, json: dict[str, Any] | None = None, data: bytes | None = None) -> bytes:
         return self._plain("POST", path, _dumps(json) if data is None else data)
 
     def make_call(self, signed_call: Any) -> Any:
@@ -137,8 +137,8 @@ class SyftSite:
 
 @contextlib.contextmanager
 def quiet() -> Any:
-    """Keep what PySyft prints off the terminal. Not for threads: enter it once, around them."""
-    with contextlib.redirect_stdout(io.StringIO()):
+    """Keep what PySyft prints and displays off terminal and notebook. Not for threads: enter it once, around them."""
+    with capture_output(stderr=False):
         yield
 
 

@@ -247,7 +247,7 @@ ALLOWED = {  # contracts.md and trust.md section 5, written down again
     "code.request_code_execution": "scientist",
     "code.call": "scientist",
     "action.set": "scientist",
-    "action.get": "scientist",
+    "action.get": "owner scientist",
     "action.has_storage_permission": "scientist",
 }
 DENIED = """

@@ -43,13 +43,28 @@ SPOILT = {
     "malformed TOML": (lambda folder: spoil(folder, "site.toml", "port = 0", "port = = 0"), "line 4"),
     "a misspelt key": (lambda folder: spoil(folder, "site.toml", "port = 0", "prot = 0"), "prot"),
     "two problems": (lambda folder: spoil(folder, "site.toml", "port = 0", "port = 99999\ndays = 3"), "port"),
-    "other columns": (lambda folder: spoil(folder, "data/ratings.csv", "user,item,rating", "customer,item,stars"), "user"),
+    "other columns": (
+        lambda folder: spoil(folder, "data/ratings.csv", "user,item,rating", "customer,item,stars"),
+        "user",
+    ),
     "an empty file": (lambda folder: (folder / "data/ratings.csv").write_text(""), "empty"),
-    "only a header": (lambda folder: (folder / "data/ratings.csv").write_text("user,item,rating,timestamp\n"), "ratings.csv"),
+    "only a header": (
+        lambda folder: (folder / "data/ratings.csv").write_text("user,item,rating,timestamp\n"),
+        "ratings.csv",
+    ),
     "ratings off the scale": (lambda folder: spoil(folder, "data/ratings.csv", ",5,", ",500,"), "rating"),
-    "a member that the consortium lacks": (lambda folder: spoil(folder, "site.toml", '"solo"', '"solitude"'), "has no member called"),
-    "another key than the pinned one": (lambda folder: shutil.rmtree(folder / "state" / "keys"), "pins another key for solo"),
-    "a host that others can reach": (lambda folder: spoil(folder, "site.toml", "port = 0", 'port = 0\nhost = "0.0.0.0"'), "host"),
+    "a member that the consortium lacks": (
+        lambda folder: spoil(folder, "site.toml", '"solo"', '"solitude"'),
+        "has no member called",
+    ),
+    "another key than the pinned one": (
+        lambda folder: shutil.rmtree(folder / "state" / "keys"),
+        "pins another key for solo",
+    ),
+    "a host that others can reach": (
+        lambda folder: spoil(folder, "site.toml", "port = 0", 'port = 0\nhost = "0.0.0.0"'),
+        "host",
+    ),
 }
 
 
@@ -128,7 +143,10 @@ def tried(sites, owners, federation, tmp_path_factory):
     from fedrec.scientist.runfile import plan_of
 
     folders = {name: tmp_path_factory.mktemp(name) for name in ("above", "password", "denied")}
-    files = {name: run_file(folder, sites.consortium, rounds="501" if name == "above" else "1") for name, folder in folders.items()}
+    files = {
+        name: run_file(folder, sites.consortium, rounds="501" if name == "above" else "1")
+        for name, folder in folders.items()
+    }
     requests = federation.submit(plan_of(RunConfig.load(files["denied"])))
     for name, owner in owners.items():
         owner.undo(requests.ids[name], "not this year")

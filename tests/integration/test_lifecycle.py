@@ -14,7 +14,20 @@ from types import SimpleNamespace
 import pytest
 import real_sites
 from processes import descendants, files, listening, runs
-from real_sites import ADA_PASSWORD, approve_one, call_bytes, command, events, finished, fresh, one_line, own_route, run_task, send, text_of
+from real_sites import (
+    ADA_PASSWORD,
+    approve_one,
+    call_bytes,
+    command,
+    events,
+    finished,
+    fresh,
+    one_line,
+    own_route,
+    run_task,
+    send,
+    text_of,
+)
 
 from fedrec.config import RunConfig
 from fedrec.demo.sites import SCIENTIST, clean_environment
@@ -93,7 +106,11 @@ def test_accounts_requests_permits_state_and_logins_outlive_a_restart(solo, site
     assert run.evaluate().to_dict() == same.evaluate().to_dict()
     ada.client.refresh()  # its cookie still opens the schema
     assert text_of(send(site.url, overheard)).startswith("gate.replay: this call was made before")
-    assert [event["act"] for event in events(site, actor="site") if event["act"] in ("start", "stop")][-3:] == ["start", "stop", "start"]
+    assert [event["act"] for event in events(site, actor="site") if event["act"] in ("start", "stop")][-3:] == [
+        "start",
+        "stop",
+        "start",
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -147,8 +164,13 @@ def test_a_run_whose_site_dies_stops_at_its_last_committed_round_and_says_how_to
 
 def test_commands_that_need_a_site_that_is_down_say_so(killed, site):
     text = one_line(killed.down["run"], 2)
-    assert text.startswith("solo does not answer (Connection refused); start it with fedrec site serve, or mend its url in ")
-    assert one_line(killed.down["approve"], 2) == f"solo: the site does not run; start it with fedrec site serve {site.folder}"
+    assert text.startswith(
+        "solo does not answer (Connection refused); start it with fedrec site serve, or mend its url in "
+    )
+    assert (
+        one_line(killed.down["approve"], 2)
+        == f"solo: the site does not run; start it with fedrec site serve {site.folder}"
+    )
     status = json.loads(killed.down["status"].stdout)
     assert (status["running"], status["pid"], status["site"]) == (False, None, "solo")
     assert killed.said.startswith("site.lost: solo: ")
@@ -195,7 +217,9 @@ def test_a_site_listens_on_its_one_port_only(site):
 
 def test_open_files_of_a_site_lie_in_its_folder_and_the_jail_holds_none(site):
     pid, libraries = int(site.facts["pid"]), sysconfig.get_path("purelib")
-    assert [link for link in files(pid) if not Path(link).is_relative_to(site.folder) and not link.startswith(libraries)] == []
+    assert [
+        link for link in files(pid) if not Path(link).is_relative_to(site.folder) and not link.startswith(libraries)
+    ] == []
     warm = [child for child in descendants(pid) if "jail_child" in Path(f"/proc/{child}/cmdline").read_text()]
     assert len(warm) == 1  # no job runs
     assert files(warm[0]) <= {str(site.folder / "state" / "serve.log")}  # its stderr

@@ -8,6 +8,7 @@ import select
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -32,16 +33,25 @@ pytestmark = pytest.mark.sites
 
 def test_four_sites_are_four_processes_with_identities_and_keys_of_their_own(sites):
     facts = [site.facts for site in sites.all.values()]
-    assert len({fact["pid"] for fact in facts}) == len({fact["uid"] for fact in facts}) == len({fact["url"] for fact in facts}) == 4
+    assert (
+        len({fact["pid"] for fact in facts})
+        == len({fact["uid"] for fact in facts})
+        == len({fact["url"] for fact in facts})
+        == 4
+    )
     assert len({member.key for member in sites.config.member}) == 4
     assert all(alive(fact["pid"]) and fact["pid"] != os.getpid() for fact in facts)
     assert {fact["jail_level"] for fact in facts} == {2}
 
 
 @pytest.mark.parametrize("which", ["ease", "own"])
-def test_the_model_is_recomputed_from_the_released_files_alone_and_each_site_logged_its_own(which, federation, owners, sites):
+def test_the_model_is_recomputed_from_the_released_files_alone_and_each_site_logged_its_own(
+    which, federation, owners, sites
+):
     plan = (
-        fresh(fedrec.models.Ease(l2=200.0)) if which == "ease" else fresh(code=MyFactors, rounds=3, settings={"factors": 8}, name="own")
+        fresh(fedrec.models.Ease(l2=200.0))
+        if which == "ease"
+        else fresh(code=MyFactors, rounds=3, settings={"factors": 8}, name="own")
     )
     ids = approved(federation, owners, plan).ids
     run, now = Run.start(plan, federation), begin(plan, federation)
@@ -51,7 +61,9 @@ def test_the_model_is_recomputed_from_the_released_files_alone_and_each_site_log
         for answer in done.answers:
             passport, site = answer.receipt, sites.all[answer.site]
             scientist = federation._sites[answer.site]
-            status, data = own_route(scientist, "GET", f"/fedrec/v1/blobs/{passport['sha256']}", permit=ids[answer.site])
+            status, data = own_route(
+                scientist, "GET", f"/fedrec/v1/blobs/{passport['sha256']}", permit=ids[answer.site]
+            )
             assert (status, sha256(data)) == (200, passport["sha256"])
             assert signed_by(passport, next(member.key for member in sites.config.member if member.name == answer.site))
             (event,) = events(site, act="train", request=ids[answer.site], outcome="done", round=done.number)
@@ -72,7 +84,9 @@ def test_an_update_is_gone_when_the_next_round_begins(federation, owners, sites)
     assert [path.name for path in (blobs / "out" / plan.id).iterdir()] == [first]
     second = run_task(ada, plan, round=1, protocol="p1")
     assert second["passport"]["sha256"] == first  # popularity counts the same rows again,
-    mine = [event["detail"]["sha256"] for event in events(sites.all["aurora"], act="train", request=plan.id, outcome="done")]
+    mine = [
+        event["detail"]["sha256"] for event in events(sites.all["aurora"], act="train", request=plan.id, outcome="done")
+    ]
     assert mine == [first, first]
 
 
@@ -86,7 +100,12 @@ def test_an_evaluation_releases_counts_and_sums_only(federation, owners, sites):
     assert set(answer) == {"status", "numbers", "key"}
     assert set(answer["numbers"]) == {"federated", "local", "popularity"}
     for sums in answer["numbers"].values():
-        assert {name: type(value) for name, value in sums.items()} == {"users": int, "hr": float, "ndcg": float, "recall": float}
+        assert {name: type(value) for name, value in sums.items()} == {
+            "users": int,
+            "hr": float,
+            "ndcg": float,
+            "recall": float,
+        }
         assert all(0 <= value <= sums["users"] <= 943 for value in sums.values())
     blobs = sites.all["aurora"].folder / "state" / "blobs"
     assert not [path for path in (blobs / "out" / plan.id).iterdir() if path.name != real_sites.events(
@@ -184,7 +203,14 @@ def test_no_id_of_a_user_is_in_any_byte_on_the_wire_or_file_outside_the_institut
     assert CANARY.encode() not in wire
     assert real_sites.files_with(tmp_path, [CANARY.encode()]) == []
     inside = {path.relative_to(site.folder).parts[:2] for path in real_sites.files_with(solo.work, [CANARY.encode()])}
-    assert inside == {("data", "ratings.csv"), ("state", "store")}  # not in PySyft's database, ledger, logs, lists or models
+    assert inside == {
+        ("data", "ratings.csv"),
+        ("state", "store"),
+    }  # not in PySyft's database, ledger, logs, lists or models
     assert {path.name for path in real_sites.files_with(site.folder / "state", [CANARY.encode()])} == {"users.arrow"}
-    temporary = [path for path in Path("/tmp").glob("fedrec*") if path.is_dir() and real_sites.files_with(path, [CANARY.encode()])]
+    temporary = [
+        path
+        for path in Path(tempfile.gettempdir()).glob("fedrec*")
+        if path.is_dir() and real_sites.files_with(path, [CANARY.encode()])
+    ]
     assert temporary == []
