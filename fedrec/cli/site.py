@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from fedrec.cli.output import emit, json_option
+from fedrec.cli.site_init import init
 from fedrec.errors import WrongInput
 
 folder_argument = click.argument("folder", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path))
@@ -21,6 +22,9 @@ folder_argument = click.argument("folder", metavar="DIR", type=click.Path(exists
 @click.group()
 def site() -> None:
     """Host an institution's datasite."""
+
+
+site.add_command(init)
 
 
 @site.command()
