@@ -14,7 +14,7 @@ import click
 
 from fedrec.cli.output import emit, json_option
 from fedrec.cli.site_init import init
-from fedrec.errors import WrongInput
+from fedrec.errors import DataError, WrongInput
 
 folder_argument = click.argument("folder", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path))
 
@@ -81,16 +81,30 @@ def stop(folder: Path) -> None:
 @folder_argument
 @json_option
 def check(folder: Path, target: str | None) -> None:
-    """Read DIR's settings and data without serving, and print the consortium's hash and a data report."""
-    from fedrec.config import ConsortiumConfig, SchemaConfig, SiteConfig
+    """Look at all that DIR's site needs to start, and take in its data; says what to do, exit 0 or 2."""
+    from fedrec.config import ConsortiumConfig, SiteConfig
+    from fedrec.institution import doctor
     from fedrec.institution.intake import take_in_folder
+    from fedrec.institution.serve import status as ask
 
-    config = SiteConfig.load(folder / "site.toml")
-    SchemaConfig.load(folder / "schema.toml")
-    consortium = ConsortiumConfig.load(config.consortium_path)
-    report = take_in_folder(folder)
-    facts = {"site": config.name, "consortium": consortium.hash, "data": report.as_dict()}
-    emit(facts, target, text=f"{config.name}: settings are right\nconsortium {consortium.hash}\n{report.text()}")
+    checks = doctor.examine(folder, lambda place: ask(place)["pid"])
+    facts: dict[str, Any] = {"site": folder.name}
+    text = ""
+    try:
+        config = SiteConfig.load(folder / "site.toml")
+        facts = {"site": config.name, "consortium": ConsortiumConfig.load(config.consortium_path).hash}
+        report = take_in_folder(folder)
+        facts["data"], text = report.as_dict(), f"\n{report.text()}"
+        checks.append(doctor.Finding("data", "ok", f"{report.rows_kept} of {report.rows_in} rows kept"))
+    except DataError as error:
+        checks.append(doctor.Finding("data", "fail", str(error), "correct the data or schema.toml"))
+    except WrongInput:
+        checks.append(doctor.Finding("data", "warn", "not read", "correct the settings first"))
+    verdict = doctor.worst(checks)
+    facts |= {"verdict": verdict, "checks": [finding.as_dict() for finding in checks]}
+    emit(facts, target, text="\n".join(finding.text() for finding in checks) + text)
+    if verdict == "fail":
+        raise WrongInput(f"{folder}: {sum(one.state == 'fail' for one in checks)} of {len(checks)} checks failed")
 
 
 @site.command()

@@ -1,4 +1,4 @@
-"""A new institution's folder: settings, a schema guessed from the data file, data card, mock and keys. Overwrites nothing."""
+"""A new institution's folder: settings, schema guessed from the data, data card, mock, keys. Overwrites nothing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -232,9 +232,9 @@ def _schema_text(title: str, found: Guess) -> str:
 
 
 def _card(title: str, schema: SchemaConfig) -> str:
-    columns: Sequence[str] = schema.row_columns
+    named = ", ".join(f"`{name}`" for name in schema.row_columns)
     return (
-        f"# {title}\n\n**What.** One row is what one user did with one item: {', '.join(f'`{name}`' for name in columns)}."
+        f"# {title}\n\n**What.** One row is what one user did with one item: {named}."
         " `schema.toml` says the same in a form that programs read.\n\n"
         "**Where from.** (Which system, since when, which part of it.)\n\n"
         "**How collected.** (By whom, for what, with whose consent.)\n\n"
