@@ -29,12 +29,21 @@ site.add_command(init)
 
 @site.command()
 @folder_argument
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
+    help="What DIR/state/log/site.jsonl holds; stderr has warnings and errors only.",
+)
 @json_option
-def serve(folder: Path, target: str | None) -> None:
+def serve(folder: Path, log_level: str, target: str | None) -> None:
     """Take in DIR's data and serve it as a datasite until Ctrl-C.
 
-    The first start makes the owner's account; its password comes from FEDREC_OWNER_PASSWORD.
+    The first start makes the owner's account; its password comes from FEDREC_OWNER_PASSWORD, or from the
+    0600 file that FEDREC_OWNER_PASSWORD_FILE names.
     """
+    from fedrec.config.secret import secret
     from fedrec.institution.serve import serve as run
 
     def ready(facts: Mapping[str, Any]) -> None:
@@ -45,7 +54,7 @@ def serve(folder: Path, target: str | None) -> None:
         )
 
     with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C and SIGTERM are how a site ends
-        run(folder, os.environ.get("FEDREC_OWNER_PASSWORD"), ready)
+        run(folder, secret("FEDREC_OWNER_PASSWORD"), ready, log_level)
 
 
 @site.command()
@@ -141,12 +150,10 @@ def list_users(folder: Path, target: str | None) -> None:
 @click.option("--role", default="scientist", show_default=True, help="owner, reviewer, scientist, auditor or operator")
 @json_option
 def add_user(folder: Path, email: str, role: str, target: str | None) -> None:
-    """Make an account for EMAIL; its password comes from FEDREC_PASSWORD or is asked for."""
+    """Make an account for EMAIL; its password comes from FEDREC_PASSWORD(_FILE) or is asked for."""
     from fedrec.institution.serve import control
 
-    password = os.environ.get("FEDREC_PASSWORD") or click.prompt(
-        "Password", hide_input=True, confirmation_prompt=True, err=True
-    )
+    password = _new_password()
     answer = control(folder, {"op": "users.add", "email": email, "role": role, "password": password})
     emit(answer, target, text=f"{email} is {role} at {folder.name}")
 
@@ -161,6 +168,13 @@ def disable_user(folder: Path, email: str, target: str | None) -> None:
 
     answer = control(folder, {"op": "users.disable", "email": email})
     emit(answer, target, text=f"{email} may do nothing at {folder.name}")
+
+
+def _new_password() -> str:
+    from fedrec.config.secret import secret
+
+    given = secret("FEDREC_PASSWORD")
+    return given or str(click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True))
 
 
 def _alive(pid: int) -> bool:

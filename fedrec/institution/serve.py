@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from fedrec.config import SchemaConfig
+from fedrec.config.secret import PASSWORDS, wipe
 from fedrec.errors import FedrecError, WrongInput
-from fedrec.institution import endpoint
+from fedrec.institution import endpoint, logs
 from fedrec.institution.gate import PATHS
 from fedrec.institution.intake import take_in_folder
 from fedrec.institution.jail import ONE_THREAD, Jail
@@ -27,26 +28,30 @@ from fedrec.institution.site import Keys, Site
 _log = logging.getLogger("fedrec.site")
 
 
-def serve(folder: Path, owner_password: str | None, ready: Callable[[Mapping[str, Any]], None]) -> None:
+def serve(
+    folder: Path, owner_password: str | None, ready: Callable[[Mapping[str, Any]], None], log_level: str = "info"
+) -> None:
     """Serve an institution's folder until SIGTERM or SIGINT.
 
     Takes in new data first; starts the jail before any thread, binds the port before the slow part.
 
     Args:
         owner_password: needed at the first start only, when the owner's account is made.
+        log_level: of state/log/site.jsonl: debug, info, warning or error.
         ready: told {"site", "url", "pid", "uid", "jail_level", "data_version"} when the site answers.
 
     Raises:
         WrongInput: settings, data, keys, port, jail, or another process serving the same folder.
     """
     os.environ.update(ONE_THREAD)  # before numpy computes anything
-    for variable in ("FEDREC_OWNER_PASSWORD", "FEDREC_PASSWORD"):
-        os.environ.pop(variable, None)
+    wipe(*PASSWORDS)
     os.umask(0o077)
     (folder / "state").mkdir(mode=0o700, exist_ok=True)
-    with _only_one(folder / "state" / "lock"):
+    with _only_one(folder / "state" / "lock"), _said(folder / "state", log_level):
         take_in_folder(folder)
         site = Site.open(folder)
+        if site.config.source is not None and site.config.source.url_env is not None:
+            wipe(site.config.source.url_env)
         jail = Jail(site.config.limits.jail_level)
         listening: socket.socket | None = None
         try:
@@ -109,6 +114,7 @@ def _run(
     if not known_owner:
         key = server.ensure_account(site.config.owner, owner_password or "", "owner")
         site.ledger.add_account(site.config.owner, key, "owner", site.now())
+    logs.take_over()
     server.ensure_endpoint()
     schema = SchemaConfig.load(site.folder / "schema.toml")
     card = (site.folder / "DATASHEET.md").read_text() + f"\n\ndata version {site.store.version}\n"
@@ -140,9 +146,11 @@ def _run(
         "data_version": site.store.version,
     }
     (state / "site.json").write_text(json.dumps(facts))
+    _log.info("start", extra={"facts": facts})
     config = uvicorn.Config(
         app.build(site, server, jobs),
         log_level="warning",
+        log_config=None,
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=5,
@@ -153,6 +161,7 @@ def _run(
         )
     finally:
         jobs.close()
+        _log.info("stop")
         site.audit.event("site", "site", "stop", site.config.name, outcome="done")
 
 
@@ -240,6 +249,20 @@ def _only_one(path: Path) -> Any:
         except OSError:
             raise WrongInput("another process serves this folder") from None
         yield
+
+
+@contextlib.contextmanager
+def _said(state: Path, level: str) -> Any:
+    """The site's log; why a site did not start, or why it ended, stands in it too."""
+    logs.start(state, level)
+    try:
+        yield
+    except WrongInput as error:
+        _log.error("did not start: %s", error)
+        raise
+    except Exception:
+        _log.exception("the site ended with an exception")
+        raise
 
 
 @contextlib.contextmanager
