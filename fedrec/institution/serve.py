@@ -139,7 +139,7 @@ def _run(
     )
     facts = {
         "site": site.config.name,
-        "url": f"http://{site.config.host}:{listening.getsockname()[1]}",
+        "url": _local_url(site.config.host, listening.getsockname()[1]),
         "pid": os.getpid(),
         "uid": site.keys.uid,
         "jail_level": jail.level,
@@ -224,6 +224,12 @@ class _Commands:
                         raise WrongInput("there is no such account")
                 return {"email": email, "enabled": False}
         raise WrongInput("unknown command")
+
+
+def _local_url(host: str, port: int) -> str:
+    """Where commands on this machine reach the site; the consortium knows a proxied one by its proxy's address."""
+    address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -51,10 +51,12 @@ def connect(consortium: Path | str, user: str | None = None, password: str | Non
 
     def login(member: Any) -> SyftSite:
         try:
-            return SyftSite(member.name, member.url, user, password)
+            return SyftSite(member.name, member.url, user, password, config.ca_path)
         except Refused as refusal:
             if refusal.code == "site.lost":
                 raise Unreachable(f"{refusal.reason}; start it with fedrec site serve, or mend its url in {consortium}") from None
+            if refusal.code == "site.tls":
+                raise Unreachable(f"{refusal.reason}. {refusal.next_step} in {consortium}") from None
             raise
 
     if bare := [member.name for member in config.member if not (member.url and member.key)]:
