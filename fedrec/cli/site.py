@@ -158,6 +158,21 @@ def add_user(folder: Path, email: str, role: str, target: str | None) -> None:
     emit(answer, target, text=f"{email} is {role} at {folder.name}")
 
 
+@users.command("reset")
+@folder_argument
+@click.argument("email")
+@json_option
+def reset_user(folder: Path, email: str, target: str | None) -> None:
+    """Give EMAIL another password, from FEDREC_PASSWORD(_FILE) or asked for.
+
+    Who has logged in before holds the account's key and can go on: to lock somebody out, disable the account.
+    """
+    from fedrec.institution.serve import control
+
+    answer = control(folder, {"op": "users.reset", "email": email, "password": _new_password()})
+    emit(answer, target, text=f"{email} has a new password at {folder.name}")
+
+
 @users.command("disable")
 @folder_argument
 @click.argument("email")

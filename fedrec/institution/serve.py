@@ -213,17 +213,32 @@ class _Commands:
             case {"op": "users.add", "email": str(email), "role": str(role), "password": str(password)}:
                 if role not in PATHS:
                     raise WrongInput(f"role is one of {', '.join(PATHS)}")
-                if len(password) < 8:
-                    raise WrongInput("a password has at least 8 characters")
+                if email == site.config.owner and role != "owner":
+                    raise WrongInput("the owner named in site.toml stays the owner; name another one there first")
+                _check_password(password)
                 with site.audit.act("site", "site", "users.add", role):
                     ledger.add_account(email, self._server.ensure_account(email, password, role), role, site.now())
                 return {"email": email, "role": role}
+            case {"op": "users.reset", "email": str(email), "password": str(password)}:
+                if email not in {account.email for account in ledger.accounts()}:
+                    raise WrongInput("there is no such account")
+                _check_password(password)
+                with site.audit.act("site", "site", "users.reset", "account"):
+                    self._server.set_password(email, password)
+                return {"email": email}
             case {"op": "users.disable", "email": str(email)}:
+                if email == site.config.owner:
+                    raise WrongInput("the owner named in site.toml cannot be disabled; name another one there first")
                 with site.audit.act("site", "site", "users.disable", "account"):
                     if not ledger.disable_account(email):
                         raise WrongInput("there is no such account")
                 return {"email": email, "enabled": False}
         raise WrongInput("unknown command")
+
+
+def _check_password(password: str) -> None:
+    if len(password) < 8:
+        raise WrongInput("a password has at least 8 characters")
 
 
 def _local_url(host: str, port: int) -> str:
