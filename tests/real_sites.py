@@ -256,6 +256,12 @@ def files_with(folder: Path, needles: Iterable[bytes]) -> list[Path]:
     ]  # fmt: skip
 
 
+def answers(port: int) -> bool:
+    """Whether something listens on the loopback port."""
+    with socket.socket() as trial:
+        return trial.connect_ex(("127.0.0.1", port)) == 0
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

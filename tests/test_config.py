@@ -57,7 +57,8 @@ models = ["ease", 3]
         "name: is missing",
         "title: must not be blank",
         "owner: must be an e-mail address",
-        "host: must be 127.0.0.1, ::1 or localhost: sites are not served to a network without TLS",
+        "host: must be 127.0.0.1, ::1 or localhost: sites are not served to a network without TLS; with "
+        "tls.behind_proxy = true any IP address, when a proxy that speaks TLS is all that can reach it",
         "port: must be at most 65535, not 70000",
         "data: must be a relative path without '..'",
         "limits.train: must be a whole number, not '5'",
@@ -287,3 +288,32 @@ def test_the_store_loads_neither_pydantic_nor_pandas():
     code = "import sys, fedrec.institution.store; print({'pandas', 'pydantic', 'torch', 'syft'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.7", "::"])
+def test_a_site_is_served_to_a_network_only_behind_a_proxy_that_speaks_tls(tmp_path, host):
+    text = f'name = "a"\ntitle = "A"\nowner = "o@a.example"\nhost = "{host}"\n'
+    (tmp_path / "site.toml").write_text(text)
+    with pytest.raises(ConfigError, match="sites are not served to a network without TLS"):
+        SiteConfig.load(tmp_path / "site.toml")
+    (tmp_path / "site.toml").write_text(text + "[tls]\nbehind_proxy = false\n")
+    with pytest.raises(ConfigError, match="sites are not served to a network without TLS"):
+        SiteConfig.load(tmp_path / "site.toml")
+    (tmp_path / "site.toml").write_text(text + "[tls]\nbehind_proxy = true\n")
+    assert SiteConfig.load(tmp_path / "site.toml").host == host
+    (tmp_path / "site.toml").write_text(text.replace(host, "proxy.example") + "[tls]\nbehind_proxy = true\n")
+    with pytest.raises(ConfigError, match="host: must be"):
+        SiteConfig.load(tmp_path / "site.toml")
+
+
+def test_the_authority_behind_https_is_kept_when_the_consortium_is_written_again(tmp_path):
+    path = tmp_path / "consortium.toml"
+    path.write_text('name = "c"\ntitle = "C"\nca = "tls/ca.pem"\n[[member]]\nname = "a"\nfolder = "a"\n')
+    loaded = ConsortiumConfig.load(path)
+    path.write_text(loaded.as_toml())
+    assert ConsortiumConfig.load(path).ca_path == tmp_path / "tls" / "ca.pem"
+    (tmp_path / "items.csv").write_text("item\nf\n")
+    hashed = loaded.hash
+    path.write_text(path.read_text().replace('ca = "tls/ca.pem"\n', ""))
+    assert ConsortiumConfig.load(path).ca_path is None
+    assert ConsortiumConfig.load(path).hash == hashed  # an address's authority may differ between members

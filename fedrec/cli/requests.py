@@ -121,9 +121,10 @@ def _find(folder: Path, prefix: str) -> tuple[Any, dict[str, int]]:
 
 
 def _login(folder: Path) -> Any:
+    from fedrec.config.secret import secret
     from fedrec.institution.serve import status
 
-    user, password = os.environ.get("FEDREC_USER"), os.environ.get("FEDREC_PASSWORD")
+    user, password = os.environ.get("FEDREC_USER"), secret("FEDREC_PASSWORD")
     if not user or not password:
         raise WrongInput("set FEDREC_USER and FEDREC_PASSWORD to your account at the site")
     facts = status(folder)

@@ -13,7 +13,8 @@ from typing import Any
 import click
 
 from fedrec.cli.output import emit, json_option
-from fedrec.errors import WrongInput
+from fedrec.cli.site_init import init
+from fedrec.errors import DataError, WrongInput
 
 folder_argument = click.argument("folder", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path))
 
@@ -23,14 +24,26 @@ def site() -> None:
     """Host an institution's datasite."""
 
 
+site.add_command(init)
+
+
 @site.command()
 @folder_argument
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
+    help="What DIR/state/log/site.jsonl holds; stderr has warnings and errors only.",
+)
 @json_option
-def serve(folder: Path, target: str | None) -> None:
+def serve(folder: Path, log_level: str, target: str | None) -> None:
     """Take in DIR's data and serve it as a datasite until Ctrl-C.
 
-    The first start makes the owner's account; its password comes from FEDREC_OWNER_PASSWORD.
+    The first start makes the owner's account; its password comes from FEDREC_OWNER_PASSWORD, or from the
+    0600 file that FEDREC_OWNER_PASSWORD_FILE names.
     """
+    from fedrec.config.secret import secret
     from fedrec.institution.serve import serve as run
 
     def ready(facts: Mapping[str, Any]) -> None:
@@ -41,7 +54,7 @@ def serve(folder: Path, target: str | None) -> None:
         )
 
     with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C and SIGTERM are how a site ends
-        run(folder, os.environ.get("FEDREC_OWNER_PASSWORD"), ready)
+        run(folder, secret("FEDREC_OWNER_PASSWORD"), ready, log_level)
 
 
 @site.command()
@@ -77,16 +90,30 @@ def stop(folder: Path) -> None:
 @folder_argument
 @json_option
 def check(folder: Path, target: str | None) -> None:
-    """Read DIR's settings and data without serving, and print the consortium's hash and a data report."""
-    from fedrec.config import ConsortiumConfig, SchemaConfig, SiteConfig
+    """Look at all that DIR's site needs to start, and take in its data; says what to do, exit 0 or 2."""
+    from fedrec.config import ConsortiumConfig, SiteConfig
+    from fedrec.institution import doctor
     from fedrec.institution.intake import take_in_folder
+    from fedrec.institution.serve import status as ask
 
-    config = SiteConfig.load(folder / "site.toml")
-    SchemaConfig.load(folder / "schema.toml")
-    consortium = ConsortiumConfig.load(config.consortium_path)
-    report = take_in_folder(folder)
-    facts = {"site": config.name, "consortium": consortium.hash, "data": report.as_dict()}
-    emit(facts, target, text=f"{config.name}: settings are right\nconsortium {consortium.hash}\n{report.text()}")
+    checks = doctor.examine(folder, lambda place: ask(place)["pid"])
+    facts: dict[str, Any] = {"site": folder.name}
+    text = ""
+    try:
+        config = SiteConfig.load(folder / "site.toml")
+        facts = {"site": config.name, "consortium": ConsortiumConfig.load(config.consortium_path).hash}
+        report = take_in_folder(folder)
+        facts["data"], text = report.as_dict(), f"\n{report.text()}"
+        checks.append(doctor.Finding("data", "ok", f"{report.rows_kept} of {report.rows_in} rows kept"))
+    except DataError as error:
+        checks.append(doctor.Finding("data", "fail", str(error), "correct the data or schema.toml"))
+    except WrongInput:
+        checks.append(doctor.Finding("data", "warn", "not read", "correct the settings first"))
+    verdict = doctor.worst(checks)
+    facts |= {"verdict": verdict, "checks": [finding.as_dict() for finding in checks]}
+    emit(facts, target, text="\n".join(finding.text() for finding in checks) + text)
+    if verdict == "fail":
+        raise WrongInput(f"{folder}: {sum(one.state == 'fail' for one in checks)} of {len(checks)} checks failed")
 
 
 @site.command()
@@ -158,14 +185,27 @@ def list_users(folder: Path, target: str | None) -> None:
 @click.option("--role", default="scientist", show_default=True, help="owner, reviewer, scientist, auditor or operator")
 @json_option
 def add_user(folder: Path, email: str, role: str, target: str | None) -> None:
-    """Make an account for EMAIL; its password comes from FEDREC_PASSWORD or is asked for."""
+    """Make an account for EMAIL; its password comes from FEDREC_PASSWORD(_FILE) or is asked for."""
     from fedrec.institution.serve import control
 
-    password = os.environ.get("FEDREC_PASSWORD") or click.prompt(
-        "Password", hide_input=True, confirmation_prompt=True, err=True
-    )
+    password = _new_password()
     answer = control(folder, {"op": "users.add", "email": email, "role": role, "password": password})
     emit(answer, target, text=f"{email} is {role} at {folder.name}")
+
+
+@users.command("reset")
+@folder_argument
+@click.argument("email")
+@json_option
+def reset_user(folder: Path, email: str, target: str | None) -> None:
+    """Give EMAIL another password, from FEDREC_PASSWORD(_FILE) or asked for.
+
+    Who has logged in before holds the account's key and can go on: to lock somebody out, disable the account.
+    """
+    from fedrec.institution.serve import control
+
+    answer = control(folder, {"op": "users.reset", "email": email, "password": _new_password()})
+    emit(answer, target, text=f"{email} has a new password at {folder.name}")
 
 
 @users.command("disable")
@@ -178,6 +218,13 @@ def disable_user(folder: Path, email: str, target: str | None) -> None:
 
     answer = control(folder, {"op": "users.disable", "email": email})
     emit(answer, target, text=f"{email} may do nothing at {folder.name}")
+
+
+def _new_password() -> str:
+    from fedrec.config.secret import secret
+
+    given = secret("FEDREC_PASSWORD")
+    return given or str(click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True))
 
 
 def _alive(pid: int) -> bool:

@@ -31,6 +31,7 @@ class ConsortiumConfig(TomlFile):
     name: Slug
     title: Text
     catalogue: Inside = "items.csv"
+    ca: Inside | None = None  # the authority behind the members' https certificates; None = the machine's own
     member: tuple[Member, ...] = Field(strict=False)
 
     @field_validator("member")
@@ -42,6 +43,10 @@ class ConsortiumConfig(TomlFile):
             if len({getattr(m, key) for m in value}) < len(value):
                 raise ValueError(f"two members have the same {key}")
         return value
+
+    @property
+    def ca_path(self) -> Path | None:
+        return None if self.ca is None else self.folder / self.ca
 
     @property
     def catalogue_path(self) -> Path:
@@ -83,6 +88,7 @@ class ConsortiumConfig(TomlFile):
     def as_toml(self) -> str:
         """The file's text, for writing it again when addresses and keys are known."""
         lines = [f"{key} = {_quoted(getattr(self, key))}" for key in ("name", "title", "catalogue")]
+        lines += [] if self.ca is None else [f"ca = {_quoted(self.ca)}"]
         for member in self.member:
             lines += ["", "[[member]]", *(f"{key} = {_quoted(value)}" for key, value in member.model_dump().items())]
         return "\n".join(lines) + "\n"

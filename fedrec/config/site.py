@@ -12,14 +12,21 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from fedrec.config.base import Email, Inside, Relative, Slug, Table, Text, TomlFile, matches
 
 
-def _loopback(value: str) -> str:
+def _is_address(host: str) -> bool:
     try:
-        local = value == "localhost" or ipaddress.ip_address(value).is_loopback
+        return bool(ipaddress.ip_address(host))
     except ValueError:
-        local = False
-    if not local:
-        raise ValueError("must be 127.0.0.1, ::1 or localhost: sites are not served to a network without TLS")
-    return value
+        return False
+
+
+def _is_loopback(host: str) -> bool:
+    return host == "localhost" or (_is_address(host) and ipaddress.ip_address(host).is_loopback)
+
+
+class Tls(Table):
+    """The site itself speaks plain HTTP; who else may reach it is the proxy's part (deploy/nginx.conf)."""
+
+    behind_proxy: bool = False  # a proxy in front of it ends TLS, and nothing else can reach the port
 
 
 class Limits(Table):
@@ -93,7 +100,8 @@ class SiteConfig(TomlFile):
     name: Slug
     title: Text
     owner: Email
-    host: Annotated[str, AfterValidator(_loopback)] = "127.0.0.1"
+    tls: Tls = Tls()
+    host: str = "127.0.0.1"
     port: int = Field(default=0, ge=0, le=65535)  # 0 = any free port
     data: Inside = "data/ratings.csv"  # .csv, .tsv or .parquet; not read when [source] is given
     user_data: Inside | None = None  # one row a user, for [features.user]; None = columns of the rows
@@ -101,6 +109,17 @@ class SiteConfig(TomlFile):
     consortium: Relative = "../consortium.toml"
     source: Source | None = None  # a database instead of the file
     limits: Limits = Limits()
+
+    @field_validator("host")
+    @classmethod
+    def _no_network_without_tls(cls, value: str, info: ValidationInfo) -> str:
+        behind = info.data.get("tls", Tls()).behind_proxy
+        if _is_loopback(value) or (behind and _is_address(value)):
+            return value
+        raise ValueError(
+            "must be 127.0.0.1, ::1 or localhost: sites are not served to a network without TLS; with "
+            "tls.behind_proxy = true any IP address, when a proxy that speaks TLS is all that can reach it"
+        )
 
     @property
     def data_path(self) -> Path:

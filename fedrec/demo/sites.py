@@ -23,7 +23,9 @@ from fedrec.institution.site import Keys
 
 START_S = 120.0
 SCIENTIST = "ada@lab.example"
-SECRETS = ("FEDREC_OWNER_PASSWORD", "FEDREC_PASSWORD", "FEDREC_USER")
+SECRETS = (
+    "FEDREC_OWNER_PASSWORD", "FEDREC_OWNER_PASSWORD_FILE", "FEDREC_PASSWORD", "FEDREC_PASSWORD_FILE", "FEDREC_USER",
+)  # fmt: skip
 
 
 def prepare(consortium: Path, work: Path, data: Path, seed: int = 0) -> ConsortiumConfig:

@@ -76,6 +76,15 @@ class SyftServer:
             known = [users.stash.get_by_email(credentials=self.worker.verify_key, email=email).unwrap()]
         return str(known[0].verify_key)
 
+    def set_password(self, email: str, password: str) -> None:
+        """Give an account another password. Its key stays: who has logged in before can go on signing calls."""
+        from syft.service.user.user import salt_and_hash_password
+
+        users = self.worker.services.user.stash
+        user = users.get_by_email(credentials=self.worker.verify_key, email=email).unwrap()
+        user.salt, user.hashed_password = salt_and_hash_password(password, 12)
+        users.update(credentials=self.worker.verify_key, obj=user, has_permission=True).unwrap()
+
     def ensure_endpoint(self) -> None:
         """Register `fedrec.round`, or write its text again: PySyft keeps it in its database and executes that."""
         sy = self.syft

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from fedrec.config import SchemaConfig
+from fedrec.config.secret import PASSWORDS, wipe
 from fedrec.errors import FedrecError, WrongInput
-from fedrec.institution import endpoint, versions
+from fedrec.institution import endpoint, logs, versions
 from fedrec.institution.gate import PATHS
 from fedrec.institution.head import head_of
 from fedrec.institution.intake import take_in_folder
@@ -28,29 +29,31 @@ from fedrec.institution.site import Keys, Site
 _log = logging.getLogger("fedrec.site")
 
 
-def serve(folder: Path, owner_password: str | None, ready: Callable[[Mapping[str, Any]], None]) -> None:
+def serve(
+    folder: Path, owner_password: str | None, ready: Callable[[Mapping[str, Any]], None], log_level: str = "info"
+) -> None:
     """Serve an institution's folder until SIGTERM or SIGINT.
 
     Takes in new data first; starts the jail before any thread, binds the port before the slow part.
 
     Args:
         owner_password: needed at the first start only, when the owner's account is made.
+        log_level: of state/log/site.jsonl: debug, info, warning or error.
         ready: told {"site", "url", "pid", "uid", "jail_level", "data_version"} when the site answers.
 
     Raises:
         WrongInput: settings, data, keys, port, jail, or another process serving the same folder.
     """
     os.environ.update(ONE_THREAD)  # before numpy computes anything
-    for variable in ("FEDREC_OWNER_PASSWORD", "FEDREC_PASSWORD"):
-        os.environ.pop(variable, None)
+    wipe(*PASSWORDS)
     os.umask(0o077)
     (folder / "state").mkdir(mode=0o700, exist_ok=True)
     (folder / "state").chmod(0o700)
-    with _only_one(folder / "state" / "lock"):
+    with _only_one(folder / "state" / "lock"), _said(folder / "state", log_level):
         take_in_folder(folder)
         site = Site.open(folder)
         if site.config.source is not None and site.config.source.url_env is not None:
-            os.environ.pop(site.config.source.url_env, None)  # it may hold the database's password
+            wipe(site.config.source.url_env)  # it may hold the database's password
         jail = Jail(site.config.limits.jail_level)
         listening: socket.socket | None = None
         try:
@@ -113,6 +116,7 @@ def _run(
     if not known_owner:
         key = server.ensure_account(site.config.owner, owner_password or "", "owner")
         site.ledger.add_account(site.config.owner, key, "owner", site.now())
+    logs.take_over()
     server.ensure_endpoint()
     schema = SchemaConfig.load(site.folder / "schema.toml")
     card = (
@@ -141,16 +145,18 @@ def _run(
     )
     facts = {
         "site": site.config.name,
-        "url": f"http://{site.config.host}:{listening.getsockname()[1]}",
+        "url": _local_url(site.config.host, listening.getsockname()[1]),
         "pid": os.getpid(),
         "uid": site.keys.uid,
         "jail_level": jail.level,
         "data_version": site.store.version,
     }
     (state / "site.json").write_text(json.dumps(facts))
+    _log.info("start", extra={"facts": facts})
     config = uvicorn.Config(
         app.build(site, server, jobs),
         log_level="warning",
+        log_config=None,
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=5,
@@ -161,6 +167,7 @@ def _run(
         )
     finally:
         jobs.close()
+        _log.info("stop")
         site.audit.event("site", "site", "stop", site.config.name, outcome="done")
 
 
@@ -214,17 +221,38 @@ class _Commands:
             case {"op": "users.add", "email": str(email), "role": str(role), "password": str(password)}:
                 if role not in PATHS:
                     raise WrongInput(f"role is one of {', '.join(PATHS)}")
-                if len(password) < 8:
-                    raise WrongInput("a password has at least 8 characters")
+                if email == site.config.owner and role != "owner":
+                    raise WrongInput("the owner named in site.toml stays the owner; name another one there first")
+                _check_password(password)
                 with site.audit.act("site", "site", "users.add", role):
                     ledger.add_account(email, self._server.ensure_account(email, password, role), role, site.now())
                 return {"email": email, "role": role}
+            case {"op": "users.reset", "email": str(email), "password": str(password)}:
+                if email not in {account.email for account in ledger.accounts()}:
+                    raise WrongInput("there is no such account")
+                _check_password(password)
+                with site.audit.act("site", "site", "users.reset", "account"):
+                    self._server.set_password(email, password)
+                return {"email": email}
             case {"op": "users.disable", "email": str(email)}:
+                if email == site.config.owner:
+                    raise WrongInput("the owner named in site.toml cannot be disabled; name another one there first")
                 with site.audit.act("site", "site", "users.disable", "account"):
                     if not ledger.disable_account(email):
                         raise WrongInput("there is no such account")
                 return {"email": email, "enabled": False}
         raise WrongInput("unknown command")
+
+
+def _check_password(password: str) -> None:
+    if len(password) < 8:
+        raise WrongInput("a password has at least 8 characters")
+
+
+def _local_url(host: str, port: int) -> str:
+    """Where commands on this machine reach the site; the consortium knows a proxied one by its proxy's address."""
+    address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
 
 
 def _bind(host: str, port: int) -> socket.socket:
@@ -250,6 +278,20 @@ def _only_one(path: Path) -> Any:
         except OSError:
             raise WrongInput("another process serves this folder") from None
         yield
+
+
+@contextlib.contextmanager
+def _said(state: Path, level: str) -> Any:
+    """The site's log; why a site did not start, or why it ended, stands in it too."""
+    logs.start(state, level)
+    try:
+        yield
+    except WrongInput as error:
+        _log.error("did not start: %s", error)
+        raise
+    except Exception:
+        _log.exception("the site ended with an exception")
+        raise
 
 
 @contextlib.contextmanager

@@ -5,13 +5,16 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from fedrec.errors import Refused, Unreachable
+from fedrec.scientist.tls import CA_FILE, Counted, Secured, context
 
 SECONDS = 60.0  # longest silence of a site that a call waits for
 
@@ -32,28 +35,19 @@ class Reply:
             return Refused("site.lost", f"the answer has the status {self.status}", "Check the site and its proxy, then resume")
 
 
-class _Counted(socket.socket):
-    """A socket that counts what goes through it."""
-
-    sent = 0
-    received = 0
-
-    def sendall(self, data: Any, flags: int = 0) -> None:
-        super().sendall(data, flags)
-        self.sent += memoryview(data).nbytes
-
-    def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
-        count = super().recv_into(buffer, nbytes, flags)
-        self.received += count
-        return count
-
-
 class _Connection(http.client.HTTPConnection):
+    """One TCP connection with Nagle off; TLS on it when `checks` is given."""
+
+    checks: ssl.SSLContext | None = None
+
     def connect(self) -> None:
         plain = socket.create_connection((self.host, self.port), self.timeout)
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.sock = _Counted(fileno=plain.detach())
-        self.sock.settimeout(self.timeout)
+        kind = Counted if self.checks is None else Secured
+        self.sock = line = kind(fileno=plain.detach())
+        line.settimeout(self.timeout)
+        if isinstance(line, Secured) and self.checks is not None:
+            line.handshake(self.checks, self.host)
 
 
 class Line:
@@ -61,14 +55,20 @@ class Line:
 
     Args:
         name: the site, for errors.
-        url: http://host:port.
+        url: http://host:port, or https://host with 443 as the port if none is given.
+        ca: of https: a file with the authority that signed the site's certificate; FEDREC_CA_FILE goes before it.
     """
 
-    def __init__(self, name: str, url: str) -> None:
-        parts = urlsplit(url)
-        if parts.scheme != "http" or parts.hostname is None or parts.port is None:
-            raise Unreachable(f"{name}: has no address of the form http://host:port in consortium.toml")
-        self.name, self._host, self._port = name, parts.hostname, parts.port
+    def __init__(self, name: str, url: str, ca: Path | None = None) -> None:
+        try:
+            parts = urlsplit(url)
+            port = parts.port or (443 if parts.scheme == "https" else None)
+        except ValueError:
+            port = None
+        if port is None or parts.scheme not in ("http", "https") or parts.hostname is None:
+            raise Unreachable(f"{name}: has no address of the form http(s)://host:port in consortium.toml")
+        self.name, self._host, self._port = name, parts.hostname, port
+        self._checks = context(ca) if parts.scheme == "https" else None
         self._connection: _Connection | None = None
         self._lock = threading.Lock()
         self._old = [0, 0]
@@ -77,7 +77,7 @@ class Line:
     def counted(self) -> tuple[int, int]:
         """Bytes sent to the site and received from it since the line was made."""
         sock = self._connection.sock if self._connection else None
-        now = (sock.sent, sock.received) if isinstance(sock, _Counted) else (0, 0)
+        now = (sock.sent, sock.received) if isinstance(sock, Counted) else (0, 0)
         return self._old[0] + now[0], self._old[1] + now[1]
 
     def call(
@@ -89,7 +89,8 @@ class Line:
             target: path, with its query if any.
 
         Raises:
-            Refused: `site.lost` when the site is down, silent for a minute, or breaks off in the middle.
+            Refused: `site.lost` when the site is down, silent for a minute, or breaks off in the middle;
+                `site.tls` when its certificate is not good.
         """
         with self._lock:
             for last in (False, True):
@@ -115,10 +116,19 @@ class Line:
     def _once(self, method: str, target: str, body: Any, headers: dict[str, str]) -> Reply:
         if self._connection is None:
             self._connection = _Connection(self._host, self._port, timeout=SECONDS)
+            self._connection.checks = self._checks
         self._connection.request(method, target, body=body or None, headers=headers)
         answer = self._connection.getresponse()
         return Reply(answer.status, answer.headers, answer.read())
 
     def _lost(self, error: Exception) -> Refused:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            said = (error.verify_message or "it cannot be checked").rstrip(".")
+            reason = f"{self.name}: its certificate is refused: {said}"
+            return Refused("site.tls", reason, f"Check its url and {CA_FILE}")
+        if isinstance(error, ssl.SSLError):
+            said = (error.reason or "no TLS").lower().replace("_", " ")
+            reason = f"{self.name} does not speak TLS as it should ({said})"
+            return Refused("site.tls", reason, "Check its url and its proxy")
         reason = type(error).__name__ if not isinstance(error, OSError) or not error.strerror else error.strerror
         return Refused("site.lost", f"{self.name} does not answer ({reason})", "Start the site again, then resume")

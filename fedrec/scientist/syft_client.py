@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import linecache
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -65,11 +66,11 @@ class SyftSite:
     """A scientist's or an owner's login at one site.
 
     Raises:
-        Refused: `login.password` for a wrong e-mail or password, `site.lost`.
+        Refused: `login.password` for a wrong e-mail or password, `site.lost`, `site.tls`.
     """
 
-    def __init__(self, name: str, url: str, email: str, password: str) -> None:
-        self.line = Line(name, url)
+    def __init__(self, name: str, url: str, email: str, password: str, ca: Path | None = None) -> None:
+        self.line = Line(name, url, ca)
         _lines[name + url] = self.line
         connection = LineConnection(url=url, line_name=name + url)
         try:
