@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 _RAW = {"user", "item", "rating", "time", "data", "indices", "indptr"}  # columns of the rows, insides of the matrix
 # Calls whose result has a value per row or user when an argument has.
-_KEEPS = """array asarray astype copy reshape resize pad concatenate stack hstack vstack tensor as_tensor from_numpy float int
-double flatten ravel ndarray squeeze unsqueeze repeat tile take where clip minimum maximum tolist list tuple sorted sort
+_KEEPS = """array asarray astype copy reshape resize pad concatenate stack hstack vstack tensor as_tensor from_numpy
+float int double flatten ravel ndarray squeeze unsqueeze repeat tile take where clip minimum maximum tolist list tuple sorted sort
 detach numpy toarray todense tocsr matrix dict fromiter zeros_like full_like roll flip view round cumsum nonzero
 unique broadcast_to float32 float64 rint exp log sqrt abs frombuffer tobytes encode getattr"""
 _MAKES = "zeros ones empty full zeros_like ones_like rand randn random normal"
@@ -19,14 +19,15 @@ def per_user_lines(tree: ast.Module) -> list[tuple[int, str]]:
     found: list[tuple[int, str]] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef) and node.name == "fit_site" and len(node.args.args) >= 4:
-            found += _Walk(*(arg.arg for arg in node.args.args[1:4])).run(node)
+            rows, _, private = (arg.arg for arg in node.args.args[1:4])
+            found += _Walk(rows, private).run(node)
     return sorted(set(found))
 
 
 class _Walk:
     """Which names hold a value for each row or user, by assignment; run until nothing changes."""
 
-    def __init__(self, rows: str, shared: str, private: str) -> None:
+    def __init__(self, rows: str, private: str) -> None:
         self._rows, self._private = rows, private
         self._single: set[str] = {private}
 

@@ -111,7 +111,6 @@ def make(
         raise _bad_limit("this plan has no differential privacy, so it cannot be limited by epsilon")
     hours = "0-24" if limits.get("hours") is None else str(limits["hours"])
     _hours(hours)
-    evaluations = len(plan.train) * plan.runs * 2 if plan.evaluate else 0
     return {
         "v": 1,
         "id": hashlib.sha256(f"{request}\n{stamp(now)}\n{fingerprint}".encode()).hexdigest()[:32],
@@ -126,7 +125,7 @@ def make(
         "consortium": consortium,
         "tasks": {
             "train": train,
-            "evaluate": min(evaluations, caps["evaluate"]),
+            "evaluate": min(evaluations_of(plan), caps["evaluate"]),
             "publish": plan.runs if plan.publish else 0,
         },
         "protocols": list(plan.train),
@@ -139,6 +138,11 @@ def make(
         "approver_key": approver_key,
         "approved_at": stamp(now),
     }
+
+
+def evaluations_of(plan: PlanText) -> int:
+    """How many evaluate tasks a plan needs: two protocols may fit the rows of each run."""
+    return len(plan.train) * plan.runs * 2 if plan.evaluate else 0
 
 
 def check(
