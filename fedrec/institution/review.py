@@ -136,7 +136,7 @@ def text_of(shown: Mapping[str, Any]) -> str:
         flagged = {fact["line"]: "!" for fact in facts["code"] if fact["level"] != GREEN}
         lines = enumerate(plan.own_code.splitlines(), 1)
         title = f"The scientist's own code, class {plan.model['class']} (! = see above)"
-        parts.append([title, *(f"{n:4d} {flagged.get(n, ' ')} {line}" for n, line in lines)])
+        parts.append([title, *(f"{flagged.get(n, ' ')}{n:4d}  {line}" for n, line in lines)])
     if shown["permit"]:
         parts.append(_permitted(shown["permit"], facts["used"]))
     return "\n\n".join("\n".join(part) for part in parts)
