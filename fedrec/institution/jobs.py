@@ -210,7 +210,9 @@ class Jobs:
                 return self._release(row, task, permit, plan, store, folder, report, detail)
             numbers = check_sums(report.body.get("numbers"), store.n_users)
             if task.kind == "publish":
-                Published(site.state).install(row, task, site.blobs.path("in", row.id, task.base), folder / "state", store)
+                Published(site.state).install(
+                    row, task, site.blobs.path("in", row.id, task.base), folder / "state", store, permit["id"], site.now()
+                )
             site.blobs.drop("in", row.id, task.base)
             return {"status": "done", "numbers": numbers}
         finally:

@@ -22,6 +22,7 @@ from fedrec.institution.intake import take_in_folder
 from fedrec.institution.jail import ONE_THREAD, Jail
 from fedrec.institution.jobs import Jobs
 from fedrec.institution.mock import make_mock
+from fedrec.institution.published import Published
 from fedrec.institution.site import Keys, Site
 
 _log = logging.getLogger("fedrec.site")
@@ -214,7 +215,18 @@ class _Commands:
                     if not ledger.disable_account(email):
                         raise WrongInput("there is no such account")
                 return {"email": email, "enabled": False}
+            case {"op": "models.use", "version": str(version)}:
+                return self._model("models.use", lambda models: models.use(version))
+            case {"op": "models.rollback"}:
+                return self._model("models.rollback", Published.rollback)
         raise WrongInput("unknown command")
+
+    def _model(self, act: str, change: Callable[[Published], dict[str, Any]]) -> dict[str, Any]:
+        """Change which model is served; the log says to which."""
+        with self._site.audit.act("site", "site", act, "model") as facts:
+            chosen = change(Published(self._site.state))
+            facts.update(model=chosen["model"], number=chosen["number"], permit=chosen["permit"])
+            return chosen
 
 
 def _bind(host: str, port: int) -> socket.socket:
