@@ -16,7 +16,7 @@ from fedrec.exchange.passport import sign
 from fedrec.exchange.plan import PlanText, fingerprint
 from fedrec.institution.jobs import Jobs
 from fedrec.institution.ledger import Account, RequestRow
-from fedrec.institution.limits import check_limits
+from fedrec.institution.limits import check_limits, ranges_of
 from fedrec.institution.permit import make
 from fedrec.institution.site import Site
 
@@ -94,6 +94,7 @@ class Decisions:
                 "evaluate": site.config.limits.evaluate,
                 "days": site.config.limits.days,
             },
+            ranges=ranges_of(plan, site.config.limits),
         )
         permit = sign(facts, site.keys.site)
         ids = {"request": row.id, "permit": permit["id"]}

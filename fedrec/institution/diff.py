@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from fedrec import models
@@ -110,7 +111,7 @@ def _terms(before: PlanText, plan: PlanText) -> Iterator[tuple[str, dict[str, An
 
 
 def _top(plan: PlanText) -> dict[str, Any]:
-    names = ("purpose", "fedrec", "seed", "train", "rounds", "runs", "evaluate", "publish", "days")
+    names = ("purpose", "use", "fedrec", "seed", "train", "rounds", "runs", "evaluate", "publish", "days")
     return {name: getattr(plan, name) for name in names}
 
 
@@ -126,5 +127,5 @@ def _foreign(plan: PlanText) -> Iterator[Fact]:
         yield Fact(0, RED, "recipe", f"this fedrec cannot make the recipe: {error}")
         return
     for name, tensor in plan.leaves.items():
-        if own.get(name) != str(tensor):
+        if own.get(name) != str(replace(tensor, norm=None)):
             yield Fact(0, RED, "extra", f"the recipe {plan.model['name']} does not send {name}: {tensor}")

@@ -85,12 +85,14 @@ def make(
     now: datetime,
     limits: Mapping[str, Any],
     caps: Mapping[str, int],
+    ranges: Mapping[str, Sequence[float]] | None = None,
 ) -> dict[str, Any]:
     """The facts of a permit, unsigned: what the plan asks, cut to the approver's limits and the site's caps.
 
     Args:
         limits: the approver's own, all optional: rounds (train tasks in all), until (ISO time), hours ("8-18", UTC).
         caps: the site's: train, evaluate, days.
+        ranges: the site's for the settings of the plan's model: least and most.
 
     Raises:
         Refused: `permit.limit` when a limit is not of its form.
@@ -121,6 +123,8 @@ def make(
         "scientist": scientist,
         "scientist_key": scientist_key,
         "purpose": plan.purpose,
+        "use": plan.use,
+        "ranges": {name: list(span) for name, span in (ranges or {}).items()},
         "data_version": data_version,
         "consortium": consortium,
         "tasks": {

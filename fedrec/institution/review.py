@@ -10,6 +10,7 @@ from fedrec.exchange.plan import PlanText
 from fedrec.institution.diff import plan_facts, text_of_diff, two_columns
 from fedrec.institution.facts import AMBER, GREEN, RED, WORDS, facts_of
 from fedrec.institution.ledger import RequestRow
+from fedrec.institution.limits import inside, ranges_of
 from fedrec.institution.permit import evaluations_of
 from fedrec.institution.review_html import html_of
 
@@ -60,7 +61,13 @@ def details(
     plan = PlanText.parse(row.plan)
     old = None if before is None else PlanText.parse(before.plan)
     leaves = [
-        {"name": name, "dtype": tensor.dtype, "shape": list(tensor.sized(n_items)), "bytes": tensor.nbytes(n_items)}
+        {
+            "name": name,
+            "dtype": tensor.dtype,
+            "shape": list(tensor.sized(n_items)),
+            "bytes": tensor.nbytes(n_items),
+            "norm": tensor.norm,
+        }
         for name, tensor in plan.leaves.items()
     ]
     facts = {
@@ -98,6 +105,11 @@ def against_caps(plan: PlanText, limits: Limits, n_items: int) -> list[dict[str,
         verdict = "within" if allowed or not asked else "above"
         return line(what, "yes" if asked else "no", "allowed" if allowed else "not allowed", verdict)
 
+    use = limits.purposes and plan.use not in limits.purposes
+    spans = []
+    for key, (low, high) in ranges_of(plan, limits).items():
+        value = plan.model.get(key.partition(".")[2], "-")
+        spans.append(line(key, value, f"{low:g} to {high:g}", "within" if inside(value, low, high) else "above"))
     any_model = not limits.models or name in limits.models
     return [
         most("train tasks", plan.train_tasks, limits.train, "above"),
@@ -105,6 +117,8 @@ def against_caps(plan: PlanText, limits: Limits, n_items: int) -> list[dict[str,
         most("days", plan.days, limits.days, "cut"),
         most("megabytes an update", size, limits.megabytes, "above"),
         line("model", name, ", ".join(limits.models) or "any", "within" if any_model else "above"),
+        line("use", plan.use or "-", ", ".join(limits.purposes) or "any", "above" if use else "within"),
+        *spans,
         may("own code", own, limits.own_code),
         may("publish", plan.publish, limits.publish),
         line("users behind a row", "-", f"at least {limits.min_users_per_row}", ""),
@@ -147,6 +161,7 @@ def _leaving(shown: Mapping[str, Any]) -> list[str]:
     total = sum(leaf["bytes"] for leaf in shown["leaves"])
     lines = [
         f"  {leaf['name']}: {leaf['dtype']} {' x '.join(map(str, leaf['shape']))}, {leaf['bytes']:,} bytes"
+        + ("" if leaf["norm"] is None else f", L2 norm at most {leaf['norm']:g}")
         for leaf in shown["leaves"]
     ]
     lines.append(

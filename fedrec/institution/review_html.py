@@ -26,7 +26,7 @@ def html_of(shown: Mapping[str, Any]) -> str:
         ("purpose", plan.purpose),
     ]
     leaves = [
-        (leaf["name"], leaf["dtype"], " x ".join(map(str, leaf["shape"])), f"{leaf['bytes']:,}")
+        (leaf["name"], leaf["dtype"], " x ".join(map(str, leaf["shape"])), f"{leaf['bytes']:,}", leaf["norm"] or "any")
         for leaf in shown["leaves"]
     ]
     rounds = f"{facts['train_tasks']} train tasks in all, on the rows {', '.join(facts['rows'])}"
@@ -34,7 +34,7 @@ def html_of(shown: Mapping[str, Any]) -> str:
     parts = [
         _table(head),
         _title("What will leave"),
-        _table(leaves, ("array", "dtype", "shape", "bytes a round")),
+        _table(leaves, ("array", "dtype", "shape", "bytes a round", "L2 norm at most")),
         f"<p>{escape(rounds + sums)}. Not: rows, ids, user vectors, recommendations.</p>",
         _title("Asked, and what this site allows"),
         _table(

@@ -107,11 +107,20 @@ def test_an_array_that_the_recipe_does_not_have_and_look_alikes_in_the_plan_are_
 
 
 def test_asked_against_the_sites_caps():
-    limits = Limits(train=3, evaluate=2, days=7, megabytes=0.0001, models=("mf",), publish=False)
+    limits = Limits(
+        train=3,
+        evaluate=2,
+        days=7,
+        megabytes=0.0001,
+        models=("mf",),
+        publish=False,
+        purposes=("teaching",),
+        settings={"own.rate": (0, 1), "mf.rate": (0, 1)},
+    )
     rows = {one["what"]: one for one in against_caps(own(rounds=9, days=30), limits, 8)}
     assert {what: rows[what]["verdict"] for what in rows} == {
         "train tasks": "above", "evaluate tasks": "within", "days": "cut", "megabytes an update": "within",
-        "model": "above", "own code": "above", "publish": "within", "users behind a row": "", "minutes a job": "",
+        "model": "above", "use": "above", "own.rate": "above", "own code": "above", "publish": "within", "users behind a row": "", "minutes a job": "",
         "memory of a job": "",
     }  # fmt: skip
     assert rows["train tasks"] == {"what": "train tasks", "asked": "9", "cap": "3", "verdict": "above"}
