@@ -103,6 +103,30 @@ def revoke(folder: Path, request: str, reason: str, target: str | None) -> None:
     emit({"id": row.id, "decision": "revoked"}, target, text=f"revoked {row.name} ({row.id[:8]})")
 
 
+@requests.command()
+@folder_argument
+@click.option("--reason", default="", help="Why; the scientists read it.")
+@json_option
+def pause(folder: Path, reason: str, target: str | None) -> None:
+    """Pause DIR's site: at once nothing runs and nothing leaves; jobs go on after resume."""
+    from fedrec.institution.serve import control
+
+    answer = control(folder, {"op": "pause", "reason": reason})
+    late = f"; {answer['still_running']} jobs are still ending" if answer["still_running"] else ""
+    emit(answer, target, text=f"{folder.name}: paused{late}")
+
+
+@requests.command()
+@folder_argument
+@json_option
+def resume(folder: Path, target: str | None) -> None:
+    """End the pause of DIR's site: jobs that it stopped begin again, without being counted twice."""
+    from fedrec.institution.serve import control
+
+    answer = control(folder, {"op": "resume"})
+    emit(answer, target, text=f"{folder.name}: goes on, {answer['again']} jobs begin again")
+
+
 def _rows(folder: Path) -> list[tuple[Any, dict[str, int]]]:
     from fedrec.institution.ledger import Ledger
 

@@ -122,6 +122,31 @@ class Decisions:
                     "site.error", "PySyft did not take the decision; the site did", "Nothing runs; tell the owner"
                 )
 
+    def pause(self, by: str, role: str, reason: str) -> int:
+        """Stop everything at once: no call, no job and no byte until `resume`; running jobs end within five seconds.
+
+        Returns:
+            How many jobs did not end in time; what they make cannot leave either.
+        """
+        site = self._site
+        with site.audit.act(by, role, "pause", site.config.name) as facts:
+            site.ledger.pause(reason, site.now())
+            facts["still_running"] = self._jobs.pause()
+            return int(facts["still_running"])
+
+    def resume(self, by: str, role: str) -> int:
+        """End the pause; jobs that it stopped begin again under what they reserved. Returns how many.
+
+        Raises:
+            Refused: `permit.running` when the site is not paused.
+        """
+        site = self._site
+        with site.audit.act(by, role, "resume", site.config.name) as facts:
+            if not site.ledger.resume():
+                raise Refused("permit.running", "the site is not paused", "There is nothing to resume")
+            facts["again"] = self._jobs.go_on()
+            return int(facts["again"])
+
     def _row(self, request: str) -> RequestRow:
         row = self._site.ledger.request(request)
         if row is None:

@@ -35,7 +35,7 @@ class Guard:
     min_users_per_row: int = 1
 
     def check(self, tensors: Mapping[str, Array], encoded_bytes: int) -> None:
-        """Raises: Refused `guard.name`, `.dtype`, `.shape`, `.finite`, `.norm`, `.bytes`: the check, never the value."""
+        """Raises: Refused `guard.name`, `.dtype`, `.shape`, `.finite`, `.norm`, `.bytes`: the check, not the value."""
         if set(tensors) != set(self.leaves):
             raise Refused("guard.name", "the update has other arrays than the plan declares", _NEXT)
         for name, tensor in self.leaves.items():

@@ -17,6 +17,7 @@ from typing import Any
 from fedrec.config import SchemaConfig
 from fedrec.errors import FedrecError, WrongInput
 from fedrec.institution import endpoint
+from fedrec.institution.decisions import Decisions
 from fedrec.institution.gate import PATHS
 from fedrec.institution.intake import take_in_folder
 from fedrec.institution.jail import ONE_THREAD, Jail
@@ -150,7 +151,7 @@ def _run(
     )
     try:
         asyncio.run(
-            _serve(uvicorn.Server(config), listening, _Commands(site, server, facts), state, lambda: ready(facts))
+            _serve(uvicorn.Server(config), listening, _Commands(site, server, facts, jobs), state, lambda: ready(facts))
         )
     finally:
         jobs.close()
@@ -178,8 +179,9 @@ async def _serve(
 class _Commands:
     """The control socket's commands: one JSON line in, one out."""
 
-    def __init__(self, site: Site, server: Any, facts: Mapping[str, Any]) -> None:
+    def __init__(self, site: Site, server: Any, facts: Mapping[str, Any], jobs: Jobs) -> None:
         self._site, self._server, self._facts = site, server, facts
+        self._decisions = Decisions(site, jobs)
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -199,7 +201,7 @@ class _Commands:
         site, ledger = self._site, self._site.ledger
         match command:
             case {"op": "status"}:
-                return dict(self._facts)
+                return {**self._facts, "paused": ledger.paused()}
             case {"op": "users.list"}:
                 return {"users": [{"email": a.email, "role": a.role, "enabled": a.enabled} for a in ledger.accounts()]}
             case {"op": "users.add", "email": str(email), "role": str(role), "password": str(password)}:
@@ -215,6 +217,10 @@ class _Commands:
                     if not ledger.disable_account(email):
                         raise WrongInput("there is no such account")
                 return {"email": email, "enabled": False}
+            case {"op": "pause", "reason": str(reason)}:
+                return {"paused": True, "still_running": self._decisions.pause("site", "operator", reason)}
+            case {"op": "resume"}:
+                return {"paused": False, "again": self._decisions.resume("site", "operator")}
             case {"op": "models.use", "version": str(version)}:
                 return self._model("models.use", lambda models: models.use(version))
             case {"op": "models.rollback"}:
