@@ -66,6 +66,7 @@ def status(folder: Path, target: str | None) -> None:
 
     facts = ask(folder)
     where = f"serves {facts['url']}" if facts["running"] else "does not run"
+    where += ", PAUSED" if facts.get("paused") else ""
     text = f"{facts['site']}: {where}, data version {facts['data_version'] or 'none'}"
     emit(facts, target, text=text)
 
@@ -225,6 +226,50 @@ def _new_password() -> str:
 
     given = secret("FEDREC_PASSWORD")
     return given or str(click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True))
+
+
+@site.group()
+def models() -> None:
+    """Models that were published to an institution."""
+
+
+@models.command("list")
+@folder_argument
+@json_option
+def list_models(folder: Path, target: str | None) -> None:
+    """List the models that DIR keeps: which is served, who published it, under which permit."""
+    from fedrec.institution.published import Published
+
+    rows = Published(folder / "state").versions()
+    lines = [
+        f"{'*' if row['served'] else ' '} {row['number']:3d}  {row['name']:16}  {row['published_at'] or '-':20}"
+        f"  {row['scientist'] or '-'}  permit {row['permit'][:8] or '-'}  model {row['model'][:8]}"
+        for row in rows
+    ]
+    emit({"models": rows}, target, text="\n".join(lines) or "no model has been published to this institution yet")
+
+
+@models.command("use")
+@folder_argument
+@click.argument("version", metavar="NUMBER")
+@json_option
+def use_model(folder: Path, version: str, target: str | None) -> None:
+    """Serve the model with this NUMBER of DIR's list from now on."""
+    from fedrec.institution.serve import control
+
+    answer = control(folder, {"op": "models.use", "version": version})
+    emit(answer, target, text=f"{folder.name} serves model {answer['number']}, {answer['name']}")
+
+
+@models.command("rollback")
+@folder_argument
+@json_option
+def roll_back(folder: Path, target: str | None) -> None:
+    """Serve again what DIR served before."""
+    from fedrec.institution.serve import control
+
+    answer = control(folder, {"op": "models.rollback"})
+    emit(answer, target, text=f"{folder.name} serves model {answer['number']}, {answer['name']}")
 
 
 def _alive(pid: int) -> bool:

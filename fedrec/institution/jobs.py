@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import threading
+import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -91,6 +92,7 @@ class Jobs:
         return self._resume(job, row, task)
 
     def _resume(self, job: str, row: RequestRow, task: Task) -> dict[str, Any]:
+        self._site.ledger.check_pause()
         with self._lock:
             known = self._site.ledger.job(job)
             if known is not None and known.status == "running" and job not in self._active:
@@ -129,7 +131,12 @@ class Jobs:
         return self.answer(job)
 
     def permit_of(self, request: str) -> Mapping[str, Any]:
-        """The live permit of a request. Raises: Refused when there is none now."""
+        """The live permit of a request. Raises: Refused when there is none now, or the site is paused."""
+        permit = self._live(request)
+        self._site.ledger.check_pause()
+        return permit
+
+    def _live(self, request: str) -> Mapping[str, Any]:
         row = self._site.ledger.request(request)
         if row is None:
             raise Refused("permit.missing", "there is no such request", "Submit the plan first")
@@ -140,6 +147,32 @@ class Jobs:
         for job in self._site.ledger.running(request):
             self._jail.kill(job.key)
         self._site.blobs.drop_request(request)
+
+    def pause(self, seconds: float = 5.0) -> int:
+        """End every running job, once the ledger says that the site is paused; `go_on` starts them again.
+
+        Returns:
+            How many jobs are still ending after `seconds`; 0 is the rule.
+        """
+        deadline = time.monotonic() + seconds
+        while True:
+            with self._lock:
+                active = list(self._active)
+            if not active or time.monotonic() > deadline:
+                return len(active)
+            for job in active:  # again and again: one may just be on its way into the jail
+                self._jail.kill(job)
+            time.sleep(0.02)
+
+    def go_on(self) -> int:
+        """After a pause: start again what was running; it was reserved once and is not reserved again."""
+        with self._lock:
+            jobs = [job for job in self._site.ledger.running() if job.key not in self._active]
+            for job in jobs:
+                row = self._site.ledger.request(job.request)
+                if row is not None:
+                    self._active[job.key] = self._pool.submit(self._run, job.key, row, job.task)
+        return len(jobs)
 
     def recover(self) -> int:
         """After a restart: start again what was running; deterministic, reserved once, answered once."""
@@ -152,13 +185,7 @@ class Jobs:
                 permit = None
             if permit is None:
                 self._site.blobs.drop_request(ended.id)
-        jobs = self._site.ledger.running()
-        for job in jobs:
-            row = self._site.ledger.request(job.request)
-            if row is not None:
-                with self._lock:
-                    self._active[job.key] = self._pool.submit(self._run, job.key, row, job.task)
-        return len(jobs)
+        return self.go_on()
 
     def close(self) -> None:
         """End every running job; each is found again at the next start."""
@@ -180,7 +207,7 @@ class Jobs:
         detail: dict[str, str | int | bool] = {}
         try:
             answer = self._perform(job, row, task, detail)
-            self.permit_of(row.id)
+            self._live(row.id)  # a pause keeps what is done inside: no answer and no byte leaves before its end
             status = "done"
         except Refused as refusal:
             answer, status = refusal.answer(), "refused"
@@ -190,7 +217,7 @@ class Jobs:
             answer, status = ours.answer(), "refused"
         if status == "refused" and "sha256" in detail:
             site.blobs.drop("out", row.id, str(detail["sha256"]))
-        if not (status == "refused" and answer["code"] == "jail.stopped" and self._may_go_on(row)):
+        if not (status == "refused" and answer["code"] in ("jail.stopped", "permit.paused") and self._may_go_on(row)):
             outcome = "done" if status == "done" else answer["code"]
             site.audit.event(
                 row.scientist, "scientist", task.kind, row.fingerprint, outcome=outcome, detail=detail, **_ids(row, task)
@@ -198,7 +225,7 @@ class Jobs:
             site.ledger.finish(job, status, answer, site.now())
 
     def _may_go_on(self, row: RequestRow) -> bool:
-        """Whether a stopped job was stopped by the site's own end, so that the next start repeats it."""
+        """Whether a stopped job was stopped by the site's own end or a pause, so that it is repeated after it."""
         now = self._site.ledger.request(row.id)
         return now is not None and now.decision == "approved"
 
@@ -220,7 +247,9 @@ class Jobs:
                 return self._release(row, task, permit, plan, store, folder, report, detail)
             numbers = check_sums(report.body.get("numbers"), store.n_users)
             if task.kind == "publish":
-                Published(site.state).install(row, task, site.blobs.path("in", row.id, task.base), folder / "state", store)
+                Published(site.state).install(
+                    row, task, site.blobs.path("in", row.id, task.base), folder / "state", store, permit["id"], site.now()
+                )
             site.blobs.drop("in", row.id, task.base)
             return {"status": "done", "numbers": numbers}
         finally:

@@ -31,6 +31,7 @@ CREATE INDEX IF NOT EXISTS jobs_of_request ON jobs (request, kind);
 CREATE UNIQUE INDEX IF NOT EXISTS one_request_per_plan ON requests (key, fingerprint);
 CREATE TABLE IF NOT EXISTS calls (hash BLOB PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS results (id TEXT PRIMARY KEY, request TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS pause (one INTEGER PRIMARY KEY CHECK (one = 1), reason TEXT NOT NULL, at TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS results_of_request ON results (request);
 """
 RESULTS = 8  # PySyft results of one request that can still be read; one account has at most 4 calls at once
@@ -200,6 +201,28 @@ class Ledger:
         with self._transaction() as db:
             return db.execute("UPDATE requests SET permit_state='ended' WHERE permit_state='pending'").rowcount
 
+    # the pause of the whole site
+
+    def pause(self, reason: str, at: str) -> None:
+        """Let nothing run and nothing leave until `resume`; also over a restart."""
+        with self._transaction() as db:
+            db.execute("INSERT OR REPLACE INTO pause VALUES (1,?,?)", (reason, at))
+
+    def resume(self) -> bool:
+        """End the pause; False when there is none."""
+        with self._transaction() as db:
+            return db.execute("DELETE FROM pause").rowcount == 1
+
+    def paused(self) -> bool:
+        """Whether the site is paused."""
+        return bool(self._rows("SELECT 1 FROM pause"))
+
+    def check_pause(self) -> None:
+        """Raises: Refused `permit.paused` while the site is paused."""
+        if found := self._rows("SELECT reason, at FROM pause"):
+            because = f": {found[0][0]}" if found[0][0] else ""
+            raise Refused("permit.paused", f"the site has been paused since {found[0][1]}{because}", "Try again later")
+
     # jobs
 
     def used(self, request: str) -> dict[str, int]:
@@ -213,7 +236,7 @@ class Ledger:
             The job that this key already has, or None when it has just been reserved.
 
         Raises:
-            Refused: what `permit.check` or `permit.reservable` says.
+            Refused: what `permit.check` or `permit.reservable` says, or `permit.paused`.
         """
         with self._transaction() as db:
             if (known := self.job(key)) is not None:
@@ -222,6 +245,7 @@ class Ledger:
             if row is None:
                 raise Refused("permit.missing", "there is no such request", "Submit the plan first")
             permit = check(row.signed_permit, row.decision, row.fingerprint, row.reason, now, site_key)
+            self.check_pause()
             reservable(permit, task, self.used(request), self._done(request, task.run))
             db.execute(
                 "INSERT INTO jobs VALUES (?,?,?,?,?,?,?,?,'running',NULL,?,'')",

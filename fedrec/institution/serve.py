@@ -18,12 +18,14 @@ from fedrec.config import SchemaConfig
 from fedrec.config.secret import PASSWORDS, wipe
 from fedrec.errors import FedrecError, WrongInput
 from fedrec.institution import endpoint, logs, versions
+from fedrec.institution.decisions import Decisions
 from fedrec.institution.gate import PATHS
 from fedrec.institution.head import head_of
 from fedrec.institution.intake import take_in_folder
 from fedrec.institution.jail import ONE_THREAD, Jail
 from fedrec.institution.jobs import Jobs
 from fedrec.institution.mock import make_mock
+from fedrec.institution.published import Published
 from fedrec.institution.site import Keys, Site
 
 _log = logging.getLogger("fedrec.site")
@@ -163,7 +165,7 @@ def _run(
     )
     try:
         asyncio.run(
-            _serve(uvicorn.Server(config), listening, _Commands(site, server, facts), state, lambda: ready(facts))
+            _serve(uvicorn.Server(config), listening, _Commands(site, server, facts, jobs), state, lambda: ready(facts))
         )
     finally:
         jobs.close()
@@ -192,8 +194,9 @@ async def _serve(
 class _Commands:
     """The control socket's commands: one JSON line in, one out."""
 
-    def __init__(self, site: Site, server: Any, facts: Mapping[str, Any]) -> None:
+    def __init__(self, site: Site, server: Any, facts: Mapping[str, Any], jobs: Jobs) -> None:
         self._site, self._server, self._facts = site, server, facts
+        self._decisions = Decisions(site, jobs)
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -213,7 +216,7 @@ class _Commands:
         site, ledger = self._site, self._site.ledger
         match command:
             case {"op": "status"}:
-                return dict(self._facts)
+                return {**self._facts, "paused": ledger.paused()}
             case {"op": "head", "rows": int(count)}:
                 return head_of(site.audit, site.folder, site.store, count)
             case {"op": "users.list"}:
@@ -241,7 +244,22 @@ class _Commands:
                     if not ledger.disable_account(email):
                         raise WrongInput("there is no such account")
                 return {"email": email, "enabled": False}
+            case {"op": "pause", "reason": str(reason)}:
+                return {"paused": True, "still_running": self._decisions.pause("site", "operator", reason)}
+            case {"op": "resume"}:
+                return {"paused": False, "again": self._decisions.resume("site", "operator")}
+            case {"op": "models.use", "version": str(version)}:
+                return self._model("models.use", lambda models: models.use(version))
+            case {"op": "models.rollback"}:
+                return self._model("models.rollback", Published.rollback)
         raise WrongInput("unknown command")
+
+    def _model(self, act: str, change: Callable[[Published], dict[str, Any]]) -> dict[str, Any]:
+        """Change which model is served; the log says to which."""
+        with self._site.audit.act("site", "site", act, "model") as facts:
+            chosen = change(Published(self._site.state))
+            facts.update(model=chosen["model"], number=chosen["number"], permit=chosen["permit"])
+            return chosen
 
 
 def _check_password(password: str) -> None:
