@@ -52,7 +52,7 @@ def status(folder: Path, target: str | None) -> None:
     from fedrec.institution.serve import status as ask
 
     facts = ask(folder)
-    where = f"serves {facts['url']}" if facts["running"] else "does not run"
+    where = f"serves {facts['url']}, jail level {facts['jail_level']}" if facts["running"] else "does not run"
     text = f"{facts['site']}: {where}, data version {facts['data_version'] or 'none'}"
     emit(facts, target, text=text)
 
@@ -80,13 +80,16 @@ def check(folder: Path, target: str | None) -> None:
     """Read DIR's settings and data without serving, and print the consortium's hash and a data report."""
     from fedrec.config import ConsortiumConfig, SchemaConfig, SiteConfig
     from fedrec.institution.intake import take_in_folder
+    from fedrec.institution.walls import level_here
 
     config = SiteConfig.load(folder / "site.toml")
     SchemaConfig.load(folder / "schema.toml")
     consortium = ConsortiumConfig.load(config.consortium_path)
+    level = level_here(config.limits.jail_level)
     report = take_in_folder(folder)
-    facts = {"site": config.name, "consortium": consortium.hash, "data": report.as_dict()}
-    emit(facts, target, text=f"{config.name}: settings are right\nconsortium {consortium.hash}\n{report.text()}")
+    facts = {"site": config.name, "consortium": consortium.hash, "jail_level": level, "data": report.as_dict()}
+    right = f"{config.name}: settings are right, jail level {level}"
+    emit(facts, target, text=f"{right}\nconsortium {consortium.hash}\n{report.text()}")
 
 
 @site.command()

@@ -10,13 +10,14 @@ import logging
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from fedrec.config import SchemaConfig
 from fedrec.errors import FedrecError, WrongInput
-from fedrec.institution import endpoint
+from fedrec.institution import endpoint, walls
 from fedrec.institution.gate import PATHS
 from fedrec.institution.intake import take_in_folder
 from fedrec.institution.jail import ONE_THREAD, Jail
@@ -38,6 +39,7 @@ def serve(folder: Path, owner_password: str | None, ready: Callable[[Mapping[str
 
     Raises:
         WrongInput: settings, data, keys, port, jail, or another process serving the same folder.
+        UnsafeSite: an attack of the site on itself got through.
     """
     os.environ.update(ONE_THREAD)  # before numpy computes anything
     for variable in ("FEDREC_OWNER_PASSWORD", "FEDREC_PASSWORD"):
@@ -47,7 +49,7 @@ def serve(folder: Path, owner_password: str | None, ready: Callable[[Mapping[str
     with _only_one(folder / "state" / "lock"):
         take_in_folder(folder)
         site = Site.open(folder)
-        jail = Jail(site.config.limits.jail_level)
+        jail = Jail(walls.level_here(site.config.limits.jail_level))
         listening: socket.socket | None = None
         try:
             listening = _bind(site.config.host, site.config.port)
@@ -98,7 +100,7 @@ def _run(
 ) -> None:
     import uvicorn
 
-    from fedrec.institution import app
+    from fedrec.institution import app, selfattack
     from fedrec.institution.pysyft import SyftServer
 
     state = site.state
@@ -120,6 +122,9 @@ def _run(
     }
     server.ensure_dataset(site.config.name, card, make_mock(schema), handle)
     jail.wait_ready()
+    began = time.monotonic()
+    attacks = selfattack.check(site, server, jail)
+    took = int(1000 * (time.monotonic() - began))
     void = site.ledger.void_pending()
     jobs = Jobs(site, jail)
     endpoint.serve(jobs.start)
@@ -129,7 +134,7 @@ def _run(
         "start",
         site.config.name,
         outcome="done",
-        detail={"void_permits": void, "again": jobs.recover()},
+        detail={"void_permits": void, "again": jobs.recover(), "self_attacks": attacks, "self_attack_ms": took},
     )
     facts = {
         "site": site.config.name,
