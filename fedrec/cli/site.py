@@ -65,7 +65,7 @@ def status(folder: Path, target: str | None) -> None:
     from fedrec.institution.serve import status as ask
 
     facts = ask(folder)
-    where = f"serves {facts['url']}" if facts["running"] else "does not run"
+    where = f"serves {facts['url']}, jail level {facts['jail_level']}" if facts["running"] else "does not run"
     where += ", PAUSED" if facts.get("paused") else ""
     text = f"{facts['site']}: {where}, data version {facts['data_version'] or 'none'}"
     emit(facts, target, text=text)

@@ -71,6 +71,7 @@ def main() -> NoReturn:
     """The warm parent: `argv` is the control socket's descriptor, the level, and an empty folder."""
     control = socket.socket(fileno=int(sys.argv[1]))
     level, root = int(sys.argv[2]), sys.argv[3]
+    os.environ.pop("PWD", None)  # bubblewrap sets it
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _warm()
@@ -86,7 +87,20 @@ def main() -> NoReturn:
             _supervise(files, level, root)
         for descriptor in files:
             os.close(descriptor)
-        control.send(str(pid).encode())
+        handle = _handle(pid)
+        socket.send_fds(control, [str(pid).encode()], handle)
+        for descriptor in handle:
+            os.close(descriptor)
+
+
+def _handle(pid: int) -> list[int]:
+    """A handle of a child, for the site may know it by another number; none where it has ended, or there are none."""
+    if sys.platform != "linux":
+        return []
+    try:
+        return [os.pidfd_open(pid)]
+    except ProcessLookupError:
+        return []
 
 
 def _warm() -> None:

@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nacl.signing import SigningKey
+
 from fedrec.errors import Refused
 from fedrec.exchange import request as form
 from fedrec.exchange.plan import PlanText
@@ -294,6 +296,23 @@ class SyftServer:
             signature=inspect.Signature(parameters), input_policy_type=MixedInputPolicy, input_policy_init_kwargs={here: rules},
             output_policy_type=OutputPolicyExecuteOnce, output_policy_init_kwargs={}, input_kwargs=list(form.ARGUMENTS),
         )  # fmt: skip
+
+    # what the site's attacks on itself send
+
+    def signed_call(self, key: SigningKey, path: str, **given: Any) -> bytes:
+        """A call as PySyft's clients send it."""
+        from syft.client.api import SyftAPICall
+        from syft.server.credentials import SyftSigningKey
+
+        made = SyftAPICall(server_uid=self.worker.id, path=path, args=[], kwargs=given, blocking=True)
+        return self.serialize(made.sign(SyftSigningKey(signing_key=key)))
+
+    def signed_submission(self, key: SigningKey, plan_text: str, **changed: Any) -> bytes:
+        """A submission of the one form, with some fields changed."""
+        code = self._submission(plan_text, PlanText.parse(plan_text))
+        for name, value in changed.items():
+            setattr(code, name, value)
+        return self.signed_call(key, "code.request_code_execution", code=code, reason="self-attack")
 
     def check_code(self, code: str, plan: str, name: str) -> None:
         """Compare what PySyft would execute with what the site built, before each call.

@@ -10,6 +10,7 @@ import logging
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 from fedrec.config import SchemaConfig
 from fedrec.config.secret import PASSWORDS, wipe
 from fedrec.errors import FedrecError, WrongInput
-from fedrec.institution import endpoint, logs, versions
+from fedrec.institution import endpoint, logs, versions, walls
 from fedrec.institution.decisions import Decisions
 from fedrec.institution.gate import PATHS
 from fedrec.institution.head import head_of
@@ -45,6 +46,7 @@ def serve(
 
     Raises:
         WrongInput: settings, data, keys, port, jail, or another process serving the same folder.
+        UnsafeSite: an attack of the site on itself got through.
     """
     os.environ.update(ONE_THREAD)  # before numpy computes anything
     wipe(*PASSWORDS)
@@ -56,7 +58,7 @@ def serve(
         site = Site.open(folder)
         if site.config.source is not None and site.config.source.url_env is not None:
             wipe(site.config.source.url_env)  # it may hold the database's password
-        jail = Jail(site.config.limits.jail_level)
+        jail = Jail(walls.level_here(site.config.limits.jail_level))
         listening: socket.socket | None = None
         try:
             listening = _bind(site.config.host, site.config.port)
@@ -107,7 +109,7 @@ def _run(
 ) -> None:
     import uvicorn
 
-    from fedrec.institution import app
+    from fedrec.institution import app, selfattack
     from fedrec.institution.pysyft import SyftServer
 
     state = site.state
@@ -133,6 +135,9 @@ def _run(
     }
     server.ensure_dataset(site.config.name, card, make_mock(schema), handle)
     jail.wait_ready()
+    began = time.monotonic()
+    attacks = selfattack.check(site, server, jail)
+    took = int(1000 * (time.monotonic() - began))
     void = site.ledger.void_pending()
     versions.sweep(site)
     jobs = Jobs(site, jail)
@@ -143,7 +148,7 @@ def _run(
         "start",
         site.config.name,
         outcome="done",
-        detail={"void_permits": void, "again": jobs.recover()},
+        detail={"void_permits": void, "again": jobs.recover(), "self_attacks": attacks, "self_attack_ms": took},
     )
     facts = {
         "site": site.config.name,
