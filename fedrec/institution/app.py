@@ -77,7 +77,11 @@ class Calls:
         query = parse_qs(request.url.query)
         key, protocol = query.get("verify_key", [""])[0], query.get("communication_protocol", [""])[0]
         account = self._site.ledger.account_of(key)
-        if account is None or not protocol.isdigit() or not self._gate.cookie_is_of(request.cookies.get(COOKIE, ""), key):
+        if (
+            account is None
+            or not protocol.isdigit()
+            or not self._gate.cookie_is_of(request.cookies.get(COOKIE, ""), key)
+        ):
             return _refused(Refused("gate.role", "the schema is for accounts that have logged in", "Log in first"), 403)
         data = await run_in_threadpool(self._server.schema, key, int(protocol), PATHS[account.role])
         return Response(data, media_type=_BYTES)
@@ -109,7 +113,7 @@ class Calls:
             return self._server.refusal(site_error())
 
     def _note_refusal(self, account: Account | None, path: str, refusal: Refused) -> None:
-        """Log a refusal; those of strangers at most once a second, with how many there were, so that nobody fills the disk."""
+        """Log a refusal; those of strangers at most once a second, with their number: nobody fills the disk."""
         if account is not None:
             self._site.audit.event(account.email, account.role, "call", path, outcome=refusal.code)
             return
@@ -180,7 +184,9 @@ class Calls:
         uid = signed.message.kwargs.get("uid") or (signed.message.args or [None])[0]
         if account.role == "owner":  # four numbers about his data; updates and results are not his to fetch
             if getattr(uid, "no_dash", "") != self._server.handle:
-                raise Refused("gate.role", "an owner reads the data set's handle only", "See fedrec requests and site head")
+                raise Refused(
+                    "gate.role", "an owner reads the data set's handle only", "See fedrec requests and site head"
+                )
             return self._server.run(signed)
         row = self._site.ledger.request_of_result(getattr(uid, "no_dash", ""))
         if row is None:
@@ -206,7 +212,9 @@ class Calls:
             row = self._own_call(request, signing.EMPTY, name)
             path = self._site.blobs.path("out", row, name)
             if not path.exists():
-                raise Refused("update.gone", "there is no such update", "It is deleted after its round; train the round again")
+                raise Refused(
+                    "update.gone", "there is no such update", "It is deleted after its round; train the round again"
+                )
         except Refused as refusal:
             return self._refuse(request, refusal)
         return _Guarded(path, media_type=_BYTES, live=lambda: self._jobs.permit_of(row))
@@ -253,7 +261,7 @@ class Calls:
         return key, row_id
 
     def _own_call(self, request: Request, body: str, *hex64: str) -> str:
-        """The request id whose live permit an own-route call names; signature, account, owner and permit are checked."""
+        """The request whose live permit an own-route call names: signature, account, owner, permit are checked."""
         key, row_id = self._signed(request, body)
         row = self._site.ledger.request(row_id)
         if row is None or row.key != key or row.id != row_id:

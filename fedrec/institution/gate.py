@@ -34,7 +34,14 @@ PATHS: dict[str, frozenset[str]] = {
     "reviewer": frozenset(_EVERYONE | _DECIDE),
     "scientist": frozenset(
         _EVERYONE
-        | {"api.view", "code.request_code_execution", "action.set", "code.call", "action.get", "action.has_storage_permission"}
+        | {
+            "api.view",
+            "code.request_code_execution",
+            "action.set",
+            "code.call",
+            "action.get",
+            "action.has_storage_permission",
+        }
     ),
     "auditor": frozenset(_EVERYONE - {"request.get_all"}),
     "operator": frozenset(_CARD),
@@ -95,7 +102,9 @@ class Gate:
         """
         with self._lock:
             if self._busy[key] >= PARALLEL:
-                raise Refused("gate.rate", f"more than {PARALLEL} calls of one account at once", "Wait for the others to end")
+                raise Refused(
+                    "gate.rate", f"more than {PARALLEL} calls of one account at once", "Wait for the others to end"
+                )
             self._busy[key] += 1
         try:
             yield

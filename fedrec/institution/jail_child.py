@@ -179,7 +179,7 @@ def _supervise(files: list[int], level: int, root: str) -> NoReturn:
 
 
 def _be_first(report: int) -> None:
-    """Go on as the namespace's first process. Not the worker: it could untie itself from its parent and outlive a kill."""
+    """Go on as the namespace's first process; the worker could untie itself from its parent and outlive a kill."""
     first = os.fork()
     if first:
         os.close(report)

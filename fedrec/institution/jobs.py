@@ -70,10 +70,14 @@ class Jobs:
         task = Task.parse(raw)
         row = site.ledger.request_of(key, fingerprint)
         if row is None:
-            raise Refused("permit.missing", "this plan was not submitted by this account", "Submit it and wait for its approval")
+            raise Refused(
+                "permit.missing", "this plan was not submitted by this account", "Submit it and wait for its approval"
+            )
         job = task.key(row.id)
         if site.ledger.job(job) is None:
-            site.audit.event(row.scientist, "scientist", task.kind, row.fingerprint, outcome="intent", **_ids(row, task))
+            site.audit.event(
+                row.scientist, "scientist", task.kind, row.fingerprint, outcome="intent", **_ids(row, task)
+            )
             try:
                 self._base(row, task)
                 check_limits(PlanText.parse(row.plan), site.config)
@@ -140,7 +144,9 @@ class Jobs:
         row = self._site.ledger.request(request)
         if row is None:
             raise Refused("permit.missing", "there is no such request", "Submit the plan first")
-        return check(row.signed_permit, row.decision, row.fingerprint, row.reason, self._site.now(), self._site.keys.public)
+        return check(
+            row.signed_permit, row.decision, row.fingerprint, row.reason, self._site.now(), self._site.keys.public
+        )
 
     def stop(self, request: str) -> None:
         """End a request's running jobs and delete what has not left yet."""
@@ -220,7 +226,13 @@ class Jobs:
         if not (status == "refused" and answer["code"] in ("jail.stopped", "permit.paused") and self._may_go_on(row)):
             outcome = "done" if status == "done" else answer["code"]
             site.audit.event(
-                row.scientist, "scientist", task.kind, row.fingerprint, outcome=outcome, detail=detail, **_ids(row, task)
+                row.scientist,
+                "scientist",
+                task.kind,
+                row.fingerprint,
+                outcome=outcome,
+                detail=detail,
+                **_ids(row, task),
             )
             site.ledger.finish(job, status, answer, site.now())
 
@@ -236,7 +248,9 @@ class Jobs:
         try:
             store = Store.open(site.state, permit["data_version"])
         except DataError:
-            raise Refused("permit.data", "the permit is for data that is not here any more", "Ask for a new permit") from None
+            raise Refused(
+                "permit.data", "the permit is for data that is not here any more", "Ask for a new permit"
+            ) from None
         folder = site.state / "jobs" / job
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(mode=0o700, parents=True)
@@ -248,7 +262,13 @@ class Jobs:
             numbers = check_sums(report.body.get("numbers"), store.n_users)
             if task.kind == "publish":
                 Published(site.state).install(
-                    row, task, site.blobs.path("in", row.id, task.base), folder / "state", store, permit["id"], site.now()
+                    row,
+                    task,
+                    site.blobs.path("in", row.id, task.base),
+                    folder / "state",
+                    store,
+                    permit["id"],
+                    site.now(),
                 )
             site.blobs.drop("in", row.id, task.base)
             return {"status": "done", "numbers": numbers}
@@ -265,7 +285,9 @@ class Jobs:
         spec = {"plan": row.plan, "kind": task.kind, "protocol": task.protocol}
         before = _private_of(self._site, row, task)
         if task.kind == "train" and task.round and not before.exists():
-            raise Refused("task.round", "the round before was not trained at this site", "Start the run again from round 0")
+            raise Refused(
+                "task.round", "the round before was not trained at this site", "Start the run again from round 0"
+            )
         with ExitStack() as stack:
             files = {
                 "rows": _open(stack, store.rows_path, os.O_RDONLY),
@@ -286,9 +308,16 @@ class Jobs:
         return path
 
     def _release(
-        self, row: RequestRow, task: Task, permit: Mapping[str, Any], plan: PlanText, store: Store, folder: Path,
-        report: Report, detail: dict[str, Any],
-    ) -> dict[str, Any]:  # fmt: skip
+        self,
+        row: RequestRow,
+        task: Task,
+        permit: Mapping[str, Any],
+        plan: PlanText,
+        store: Store,
+        folder: Path,
+        report: Report,
+        detail: dict[str, Any],
+    ) -> dict[str, Any]:
         """Guard the update, sign its passport, move it to where it may be fetched, keep the private state."""
         site, limits = self._site, self._site.config.limits
         rows, users = check_counts(report.body, store.n_rows, store.n_users)
@@ -304,11 +333,23 @@ class Jobs:
         name = sha256(data)
         (folder / "update").write_bytes(data)
         facts = {
-            "site": site.config.name, "run": task.run, "round": task.round, "kind": task.kind, "protocol": task.protocol,
-            "base": task.base, "nonce": task.nonce, "request": row.id, "permit": permit["id"], "plan": row.fingerprint,
-            "data_version": permit["data_version"], "sha256": name, "bytes": len(data), "rows": rows, "users": users,
+            "site": site.config.name,
+            "run": task.run,
+            "round": task.round,
+            "kind": task.kind,
+            "protocol": task.protocol,
+            "base": task.base,
+            "nonce": task.nonce,
+            "request": row.id,
+            "permit": permit["id"],
+            "plan": row.fingerprint,
+            "data_version": permit["data_version"],
+            "sha256": name,
+            "bytes": len(data),
+            "rows": rows,
+            "users": users,
             "fedrec": fedrec.__version__,
-        }  # fmt: skip
+        }
         state = _state_path(site, row, task)
         state.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.replace(folder / "state", state)

@@ -174,9 +174,7 @@ class Ledger:
     def permit_pending(self, request: str, permit: Mapping[str, Any]) -> None:
         """Write a permit that is void until `permit_live`."""
         with self._transaction() as db:
-            db.execute(
-                "UPDATE requests SET permit=?, permit_state='pending' WHERE id=?", (json.dumps(permit), request)
-            )
+            db.execute("UPDATE requests SET permit=?, permit_state='pending' WHERE id=?", (json.dumps(permit), request))
 
     def decide(self, request: str, decision: str, by: str, at: str, reason: str) -> None:
         """Record a decision; an approval makes the pending permit live, everything else ends it.
@@ -277,7 +275,10 @@ class Ledger:
 
     def jobs_of(self, request: str, run: str) -> list[JobRow]:
         """The jobs of one run, in the order of their rounds."""
-        return [_job(row) for row in self._rows(f"SELECT {_JOB} FROM jobs WHERE request=? AND run=? ORDER BY round", request, run)]
+        return [
+            _job(row)
+            for row in self._rows(f"SELECT {_JOB} FROM jobs WHERE request=? AND run=? ORDER BY round", request, run)
+        ]
 
     # results of PySyft calls
 
@@ -285,7 +286,8 @@ class Ledger:
         """Remember which request a PySyft result belongs to; returns the older ones that are forgotten for it."""
         with self._transaction() as db:
             db.execute("INSERT OR REPLACE INTO results VALUES (?,?)", (result, request))
-            older = "FROM results WHERE request=? AND rowid NOT IN (SELECT rowid FROM results WHERE request=? ORDER BY rowid DESC LIMIT ?)"
+            newest = "SELECT rowid FROM results WHERE request=? ORDER BY rowid DESC LIMIT ?"
+            older = f"FROM results WHERE request=? AND rowid NOT IN ({newest})"
             forgotten = [row[0] for row in db.execute(f"SELECT id {older}", (request, request, RESULTS))]
             db.execute(f"DELETE {older}", (request, request, RESULTS))
             return forgotten
@@ -298,4 +300,6 @@ class Ledger:
 
 def _job(row: tuple[Any, ...]) -> JobRow:
     key, request, kind, run, number, protocol, base, nonce, status, answer = row
-    return JobRow(key, request, Task(kind, run, number, protocol, base, nonce), status, json.loads(answer) if answer else None)
+    return JobRow(
+        key, request, Task(kind, run, number, protocol, base, nonce), status, json.loads(answer) if answer else None
+    )

@@ -1,4 +1,4 @@
-"""Characters that look like others: mixed scripts, doubles of Latin letters, and letters that Python reads otherwise."""
+"""Characters that look like others: mixed scripts, doubles of Latin letters, letters that Python reads otherwise."""
 
 from __future__ import annotations
 

@@ -160,7 +160,10 @@ def without_docstrings(text: str) -> str:
     except (SyntaxError, ValueError) as error:
         raise WrongInput(f"own code is no Python: {error}") from None
     for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False) is not None:
+        if (
+            isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+            and ast.get_docstring(node, clean=False) is not None
+        ):
             doc = node.body[0]
             first, last = doc.lineno - 1, (doc.end_lineno or doc.lineno) - 1
             before = lines[first].encode()[: doc.col_offset].decode()

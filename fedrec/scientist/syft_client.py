@@ -48,7 +48,9 @@ class LineConnection(HTTPConnection):  # type: ignore[misc]
         return self._plain("POST", path, _dumps(json) if data is None else data)
 
     def make_call(self, signed_call: Any) -> Any:
-        return _deserialize(self._plain("POST", "/api/v2/api_call", _serialize(signed_call, to_bytes=True)), from_bytes=True)
+        return _deserialize(
+            self._plain("POST", "/api/v2/api_call", _serialize(signed_call, to_bytes=True)), from_bytes=True
+        )
 
     def _plain(self, method: str, target: str, body: bytes = b"") -> bytes:
         headers = {"Content-Type": "application/json"} if target.endswith("/login") else {}
@@ -78,7 +80,9 @@ class SyftSite:
         except SyftException as error:
             text = str(error.public_message or error)
             if "Invalid credentials" in text:
-                raise Refused("login.password", f"{name}: e-mail or password is wrong", "Check FEDREC_USER and FEDREC_PASSWORD") from None
+                raise Refused(
+                    "login.password", f"{name}: e-mail or password is wrong", "Check FEDREC_USER and FEDREC_PASSWORD"
+                ) from None
             raise refusal_of(text) from None
         self.uid = str(self.client.id.no_dash)
         self.key: SigningKey = self.client.credentials.signing_key

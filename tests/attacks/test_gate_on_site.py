@@ -235,7 +235,9 @@ def test_the_private_side_of_a_data_set_cannot_be_read_and_holds_no_rows(strong,
     assert list(four.columns) == ["version", "rows", "users", "items"]
     assert len(four) == 1
     for other in (dataset.id, dataset.assets[0].id, sy.UID()):
-        assert text_of(raw(strong.owner, "action.get", other)).startswith("gate.role: an owner reads the data set's handle")
+        assert text_of(raw(strong.owner, "action.get", other)).startswith(
+            "gate.role: an owner reads the data set's handle"
+        )
     weak = arena(
         False, "role", "results"
     )  # with both walls away PySyft still refuses the scientist, and gives the owner this

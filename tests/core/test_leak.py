@@ -3,7 +3,6 @@
 A model that may not sample the held-out item as a negative has been told what not to answer.
 """
 
-
 from dataclasses import dataclass
 from typing import ClassVar
 

@@ -132,7 +132,7 @@ def each(folder: Path) -> dict[str, Any]:
 if __name__ == "__main__":
     task, place = sys.argv[1], Path(sys.argv[2])
     if task == "each":
-        print(json.dumps(each(place)))  # noqa: T201
+        print(json.dumps(each(place)))
     else:
         wanted = sys.argv[3]
         if wanted == "pysyft":

@@ -74,7 +74,7 @@ def main(canary: Path) -> None:
     woken = [canary.exists()]
     _ = _deserialize(blob=calls["canary"], from_bytes=True).message
     woken.append(canary.exists())
-    print(json.dumps({"calls": {name: data.hex() for name, data in calls.items()}, "woken": woken}))  # noqa: T201
+    print(json.dumps({"calls": {name: data.hex() for name, data in calls.items()}, "woken": woken}))
 
 
 if __name__ == "__main__":

@@ -262,7 +262,7 @@ DENIED = """
     notifications.send notifier.turn_on migration.get_migration_data sync.sync_items
     network.exchange_credentials_with log.get_stdout output.create enclave.upload attestation.attest
     data_subject.add model.get_all asset.get usercodestatus.create
-""".split()  # noqa: SIM905
+""".split()
 
 
 @pytest.mark.parametrize("path", ALLOWED)

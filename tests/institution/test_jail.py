@@ -299,7 +299,7 @@ def test_a_job_starts_from_the_warm_parent(site, jobs):
         answer = train(site, jobs, row)
         took.append(time.monotonic() - began)
         assert set(answer["passport"]) == FIELDS | {"signature"}
-    print(f"\na job of 30 rows in the jail: {1000 * float(np.median(took)):.0f} ms")  # noqa: T201
+    print(f"\na job of 30 rows in the jail: {1000 * float(np.median(took)):.0f} ms")
 
 
 def test_control_a_jail_of_level_one_does_not_hide_files_and_one_that_has_ended_refuses(tmp_path):
