@@ -9,7 +9,8 @@ _RAW = {"user", "item", "rating", "time", "data", "indices", "indptr"}  # column
 # Calls whose result has a value per row or user when an argument has.
 _KEEPS = """array asarray astype copy reshape resize pad concatenate stack hstack vstack tensor as_tensor from_numpy
 float int double flatten ravel ndarray squeeze unsqueeze repeat tile take where clip minimum maximum tolist list tuple
-sorted sort detach numpy toarray todense tocsr matrix dict fromiter zeros_like full_like roll flip view round cumsum nonzero
+sorted sort detach
+ numpy toarray todense tocsr matrix dict fromiter zeros_like full_like roll flip view round cumsum nonzero
 unique broadcast_to float32 float64 rint exp log sqrt abs frombuffer tobytes encode getattr"""
 _MAKES = "zeros ones empty full zeros_like ones_like rand randn random normal"
 
