@@ -5,6 +5,7 @@
     │   ├── ConfigError       every problem of one TOML file, listed together
     │   ├── DataError         about rows; stays inside the institution
     │   └── Unreachable       a site or the network does not answer at the start
+    ├── UnsafeSite            exit 1: a site's own attack on itself got through, so it does not serve
     └── Refused               exit 3: somebody said no, with a code; may cross an institution's border
 
 A `Refused` names a limit and a code, never a row, a user or a path. A `DataError` must not leave
@@ -42,6 +43,10 @@ class DataError(WrongInput):
 
 class Unreachable(WrongInput):
     """A site, or the network, does not answer."""
+
+
+class UnsafeSite(FedrecError):
+    """A site found one of its defences missing."""
 
 
 class Refused(FedrecError):

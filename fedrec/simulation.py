@@ -65,9 +65,9 @@ class SimulatedFederation:
         private = states.get(task.number - (task.kind == "train"), {})
         done = perform(spec, task.kind, task.protocol, self._rows[site], shared, private)
         if done.state is not None and task.kind == "train":
-            self._private[key] = {
-                number: state for number, state in states.items() if number == task.number - 1
-            } | {task.number: done.state}
+            self._private[key] = {number: state for number, state in states.items() if number == task.number - 1} | {
+                task.number: done.state
+            }
         if done.update is None:
             return Answer(site, numbers=done.numbers)
         data = encode(done.update)

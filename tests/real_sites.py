@@ -127,7 +127,9 @@ def run_task(scientist: SyftSite, approved: Approved, **changes: Any) -> dict[st
 # calls as bytes
 
 
-def http_call(url: str, method: str, target: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> tuple[int, bytes]:
+def http_call(
+    url: str, method: str, target: str, body: bytes = b"", headers: Mapping[str, str] | None = None
+) -> tuple[int, bytes]:
     """One bare HTTP call; stops sending when the site answers before it has read everything."""
     parts = urlsplit(url)
     line = http.client.HTTPConnection(str(parts.hostname), parts.port, timeout=60)
@@ -213,7 +215,9 @@ def function_of(scientist: SyftSite, plan: Plan) -> Any:
     namespace: dict[str, Any] = {}
     exec(compile(source, file, "exec"), namespace)
     client = getattr(scientist, "client", scientist)
-    policy = sy.MixedInputPolicy(client=client, site=CreatePolicyRuleConstant(val=client.api.services.fedrec.round), task=dict)
+    policy = sy.MixedInputPolicy(
+        client=client, site=CreatePolicyRuleConstant(val=client.api.services.fedrec.round), task=dict
+    )
     return sy.syft_function(name=name, input_policy=policy)(namespace[name])
 
 
@@ -290,7 +294,11 @@ def lone(root: Path, limits: str = "own_code = true\nmegabytes = 1\n", port: int
         "[rating]\nmin = 1\nmax = 5\n"
     )
     (source / "solo" / "DATASHEET.md").write_text("# Solo\n")
-    rows = [f"{CANARY}-{user:02d},film-{(user + step) % 40},{1 + step % 5},{1000 + step}\n" for user in range(30) for step in range(10)]
+    rows = [
+        f"{CANARY}-{user:02d},film-{(user + step) % 40},{1 + step % 5},{1000 + step}\n"
+        for user in range(30)
+        for step in range(10)
+    ]
     (data / "ratings.csv").write_text("user,item,rating,timestamp\n" + "".join(rows))
     (data / "items.csv").write_text("item,title\n" + "".join(f"film-{number},Film {number}\n" for number in range(40)))
     prepare(source, root / "lone", data)

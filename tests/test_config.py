@@ -76,7 +76,7 @@ def test_a_minimal_site_gets_the_cautious_limits(tmp_path):
     assert site.data_path == tmp_path / "data" / "ratings.csv"
     assert site.consortium_path == tmp_path / ".." / "consortium.toml"
     assert site.limits == Limits()
-    expected = (500, 100, 64.0, 10.0, 4096, 1, 2, False, False, True, 90, ())
+    expected = (500, 100, 64.0, 10.0, 4096, 1, 2, False, False, True, 90, (), (), {})
     assert tuple(site.limits.model_dump().values()) == expected
 
 
@@ -161,7 +161,7 @@ def test_wrong_rules_of_a_schema_are_named(tmp_path):
         "on_duplicate: must be 'last', 'first' or 'max', not 'mean'",
         "max_rejected: must be at most 1, not 2",
         "columns.time: names a column that another key names already",
-        "time.unit: must be 's' or 'ms', not 'h'",
+        "time.unit: must be 's', 'ms' or 'iso', not 'h'",
         "mock.rows: must be at most users x items: the mock has no pair twice",
     ]
 

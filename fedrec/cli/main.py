@@ -50,11 +50,12 @@ def main(arguments: list[str] | None = None) -> None:
     except FedrecError as error:
         _say(str(error))
         sys.exit(error.exit_code)
-    except click.UsageError as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(2)
     except click.ClickException as error:
-        error.show()
+        context = error.ctx if isinstance(error, click.UsageError) else None
+        _say(error.format_message() + (f" (see {context.command_path} --help)" if context else ""))
         sys.exit(2)
     except (KeyboardInterrupt, click.Abort):
         _say("stopped")

@@ -43,13 +43,16 @@ def list_requests(folder: Path, target: str | None) -> None:
 @id_argument
 @json_option
 def show(folder: Path, request: str, target: str | None) -> None:
-    """Show one request: what will leave, what runs, the scientist's own code."""
+    """Show one request: what will leave, what is asked, what to look at, what changed, the scientist's own code."""
     from fedrec.config import ConsortiumConfig, SiteConfig
+    from fedrec.institution.diff import approved_before
     from fedrec.institution.review import details, text_of
 
     row, used = _find(folder, request)
-    n_items = len(ConsortiumConfig.load(SiteConfig.load(folder / "site.toml").consortium_path).item_ids())
-    shown = details(row, used, _now(), n_items)
+    config = SiteConfig.load(folder / "site.toml")
+    n_items = len(ConsortiumConfig.load(config.consortium_path).item_ids())
+    before = approved_before(row, [one for one, _ in _rows(folder)])
+    shown = details(row, used, _now(), n_items, config.limits, before)
     emit(shown, target, text=text_of(shown))
 
 
@@ -98,6 +101,30 @@ def revoke(folder: Path, request: str, reason: str, target: str | None) -> None:
         raise WrongInput(f"this request is {row.decision}; only an approved one can be revoked")
     _login(folder).undo(row.id, reason)
     emit({"id": row.id, "decision": "revoked"}, target, text=f"revoked {row.name} ({row.id[:8]})")
+
+
+@requests.command()
+@folder_argument
+@click.option("--reason", default="", help="Why; the scientists read it.")
+@json_option
+def pause(folder: Path, reason: str, target: str | None) -> None:
+    """Pause DIR's site: at once nothing runs and nothing leaves; jobs go on after resume."""
+    from fedrec.institution.serve import control
+
+    answer = control(folder, {"op": "pause", "reason": reason})
+    late = f"; {answer['still_running']} jobs are still ending" if answer["still_running"] else ""
+    emit(answer, target, text=f"{folder.name}: paused{late}")
+
+
+@requests.command()
+@folder_argument
+@json_option
+def resume(folder: Path, target: str | None) -> None:
+    """End the pause of DIR's site: jobs that it stopped begin again, without being counted twice."""
+    from fedrec.institution.serve import control
+
+    answer = control(folder, {"op": "resume"})
+    emit(answer, target, text=f"{folder.name}: goes on, {answer['again']} jobs begin again")
 
 
 def _rows(folder: Path) -> list[tuple[Any, dict[str, int]]]:

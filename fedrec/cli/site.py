@@ -65,7 +65,8 @@ def status(folder: Path, target: str | None) -> None:
     from fedrec.institution.serve import status as ask
 
     facts = ask(folder)
-    where = f"serves {facts['url']}" if facts["running"] else "does not run"
+    where = f"serves {facts['url']}, jail level {facts['jail_level']}" if facts["running"] else "does not run"
+    where += ", PAUSED" if facts.get("paused") else ""
     text = f"{facts['site']}: {where}, data version {facts['data_version'] or 'none'}"
     emit(facts, target, text=text)
 
@@ -114,6 +115,41 @@ def check(folder: Path, target: str | None) -> None:
     emit(facts, target, text="\n".join(finding.text() for finding in checks) + text)
     if verdict == "fail":
         raise WrongInput(f"{folder}: {sum(one.state == 'fail' for one in checks)} of {len(checks)} checks failed")
+
+
+@site.command()
+@folder_argument
+@click.option("--html", "page", metavar="FILE", help="Write the report as one page with plots.")
+@json_option
+def report(folder: Path, page: str | None, target: str | None) -> None:
+    """Show the quality of the data that DIR's site took in last; see docs/data-quality.md."""
+    from fedrec.config import SiteConfig
+    from fedrec.institution.intake import report_text
+    from fedrec.institution.store import Store
+
+    facts = Store.open(folder / "state").report()
+    if page is not None:
+        from fedrec.institution.quality_page import page as draw
+
+        try:
+            Path(page).write_text(draw(SiteConfig.load(folder / "site.toml").title, facts), encoding="utf-8")
+        except OSError as error:
+            raise WrongInput(f"--html {page}: cannot be written ({error.strerror})") from None
+    emit(facts, target, text=report_text(facts))
+
+
+@site.command()
+@folder_argument
+@click.option("-n", "count", type=int, default=5, show_default=True, help="How many rows, 1 to 1000.")
+@json_option
+def head(folder: Path, count: int, target: str | None) -> None:
+    """Show the first rows of DIR's data with raw ids, at the institution itself; the audit log says so."""
+    from fedrec.institution.head import head as show
+    from fedrec.institution.serve import control
+
+    facts = show(folder, count) or control(folder, {"op": "head", "rows": count})
+    lines = [f"{row['user']}  {row['item']}  {row['rating']:g}  {row['time'] or ''}" for row in facts["rows"]]
+    emit(facts, target, text="\n".join([f"data version {facts['version']}", *lines]))
 
 
 @site.command()
@@ -190,6 +226,50 @@ def _new_password() -> str:
 
     given = secret("FEDREC_PASSWORD")
     return given or str(click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True))
+
+
+@site.group()
+def models() -> None:
+    """Models that were published to an institution."""
+
+
+@models.command("list")
+@folder_argument
+@json_option
+def list_models(folder: Path, target: str | None) -> None:
+    """List the models that DIR keeps: which is served, who published it, under which permit."""
+    from fedrec.institution.published import Published
+
+    rows = Published(folder / "state").versions()
+    lines = [
+        f"{'*' if row['served'] else ' '} {row['number']:3d}  {row['name']:16}  {row['published_at'] or '-':20}"
+        f"  {row['scientist'] or '-'}  permit {row['permit'][:8] or '-'}  model {row['model'][:8]}"
+        for row in rows
+    ]
+    emit({"models": rows}, target, text="\n".join(lines) or "no model has been published to this institution yet")
+
+
+@models.command("use")
+@folder_argument
+@click.argument("version", metavar="NUMBER")
+@json_option
+def use_model(folder: Path, version: str, target: str | None) -> None:
+    """Serve the model with this NUMBER of DIR's list from now on."""
+    from fedrec.institution.serve import control
+
+    answer = control(folder, {"op": "models.use", "version": version})
+    emit(answer, target, text=f"{folder.name} serves model {answer['number']}, {answer['name']}")
+
+
+@models.command("rollback")
+@folder_argument
+@json_option
+def roll_back(folder: Path, target: str | None) -> None:
+    """Serve again what DIR served before."""
+    from fedrec.institution.serve import control
+
+    answer = control(folder, {"op": "models.rollback"})
+    emit(answer, target, text=f"{folder.name} serves model {answer['number']}, {answer['name']}")
 
 
 def _alive(pid: int) -> bool:

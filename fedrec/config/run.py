@@ -49,6 +49,7 @@ class RunConfig(TomlFile):
     consortium: Text  # a path, relative to this file or absolute
     name: Annotated[str, matches(r"[a-z][a-z0-9_]{0,39}", "must be 1 to 40 of a-z, 0-9 and '_', first a letter")]
     purpose: Text
+    use: Slug | None = None  # one of the purposes that the sites allow; None where they do not ask
     model: ModelTable
     aggregator: Named | None = None  # None = the model's own
     schedule: Named | None = None  # None = every site in every round

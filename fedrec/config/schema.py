@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import zoneinfo
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, ValidationInfo, field_validator
 
 from fedrec.config.base import Table, Text, TomlFile
+
+T = TypeVar("T")
 
 
 class Columns(Table):
@@ -81,6 +83,9 @@ class Feature(Table):
     def _of_numbers(cls, value: float | None, info: ValidationInfo) -> float | None:
         if value is not None and info.data.get("type", "number") != "number":
             raise ValueError('has a meaning with type = "number" only')
+        least = info.data.get("min")
+        if info.field_name == "max" and value is not None and least is not None and value < least:
+            raise ValueError("must be at least min")
         return value
 
     @field_validator("values")
@@ -112,6 +117,14 @@ class MockSize(Table):
         return value
 
 
+def _apart(value: dict[str, T], info: ValidationInfo) -> dict[str, T]:
+    columns = info.data.get("columns")
+    named = set() if columns is None else set(columns.model_dump().values())
+    if twice := set(value) & named:
+        raise ValueError(f"{min(twice)} is a column that columns names already")
+    return value
+
+
 _NO_SCALE = "needs min and max, since columns.rating is set"
 _NO_COLUMN = "has no meaning without columns.rating"
 
@@ -133,18 +146,13 @@ class SchemaConfig(TomlFile):
     @field_validator("values")
     @classmethod
     def _other_columns(cls, value: dict[str, Values], info: ValidationInfo) -> dict[str, Values]:
-        columns = info.data.get("columns")
-        if columns is not None and (twice := set(value) & {columns.user, columns.item, columns.time}):
-            raise ValueError(f"{min(twice)} is the column of the user, the item or the time")
-        return value
+        return _apart(value, info)
 
     @field_validator("features")
     @classmethod
     def _columns_of_their_own(cls, value: Features, info: ValidationInfo) -> Features:
-        columns = info.data.get("columns")
-        named = set() if columns is None else set(columns.model_dump().values())
-        if twice := (set(value.user) | set(value.item)) & named:
-            raise ValueError(f"{min(twice)} is a column that columns names already")
+        for named in (value.user, value.item):
+            _apart(named, info)
         return value
 
     @property

@@ -29,6 +29,16 @@ class Tls(Table):
     behind_proxy: bool = False  # a proxy in front of it ends TLS, and nothing else can reach the port
 
 
+def _ordered(value: tuple[float, float]) -> tuple[float, float]:
+    if value[0] > value[1]:
+        raise ValueError("must be [least, most]")
+    return value
+
+
+Setting = Annotated[str, matches(r"[a-z0-9_]+\.[a-z][a-z0-9_]*", "must be a model's name and a setting, as in ease.l2")]
+Range = Annotated[tuple[float, float], Field(strict=False), AfterValidator(_ordered)]
+
+
 class Limits(Table):
     """What one permit of this site may allow at most."""
 
@@ -44,6 +54,8 @@ class Limits(Table):
     publish: bool = True  # may a run replace the served model
     days: int = Field(default=90, ge=1)  # longest life of a permit
     models: tuple[Slug, ...] = Field(default=(), strict=False)  # names of allowed models; empty = all
+    purposes: tuple[Slug, ...] = Field(default=(), strict=False)  # what a plan may be used for; empty = anything
+    settings: dict[Setting, Range] = Field(default_factory=dict)  # "ease.l2" = [least, most]
 
     @field_validator("own_code")
     @classmethod

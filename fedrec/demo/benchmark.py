@@ -184,14 +184,16 @@ def _long(sites: Sites, say: Say) -> dict[str, Any]:
 
 def _approved(sites: Sites, federation: Datasites, megabytes: float, number: int) -> Plan:
     """An echo plan that every owner has approved with PySyft's own client."""
-    from fedrec.scientist.syft_client import SyftSite
+    from fedrec.scientist.syft_client import SyftSite, quiet
 
     plan = Plan(
         model=models.create("echo", {"megabytes": megabytes}), rounds=number, purpose="Measure what a round costs"
     )
-    for name, request in federation.submit(plan).ids.items():
-        site = sites.all[name]
-        SyftSite(name, site.url, site.owner, site.owner_password).approve(request)
+    requests = federation.submit(plan)
+    with quiet():
+        for name, request in requests.ids.items():
+            site = sites.all[name]
+            SyftSite(name, site.url, site.owner, site.owner_password).approve(request)
     return plan
 
 

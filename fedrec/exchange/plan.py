@@ -19,23 +19,29 @@ from fedrec.errors import Refused
 
 PROTOCOLS = ("p1", "p2", "p3", "all")
 DTYPES = {"float16": 2, "float32": 4, "float64": 8, "int32": 4, "int64": 8}
+_USE = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,30}")
 _SETTING = re.compile(r"[a-z][a-z0-9_]{0,30}")
 # Default-ignorable characters outside category C (Unicode 15, DerivedCoreProperties) and the blank Braille cell.
 _SHAPELESS = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )
-_SECTIONS = {"name", "purpose", "fedrec", "seed", "model", "aggregator", "asks", "leaves"}
+_SECTIONS = {"name", "purpose", "use", "fedrec", "seed", "model", "aggregator", "asks", "leaves"}
 _ASKS = {"train", "rounds", "runs", "evaluate", "publish", "days"}
 _TOP_TYPES = {"name": str, "purpose": str, "fedrec": str, "seed": int}
 
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """One array that leaves: its dtype and its shape, where "items" stands for the catalogue's length."""
+    """One array that leaves: its dtype and its shape, where "items" stands for the catalogue's length.
+
+    Args:
+        norm: largest L2 norm over all its numbers that the guard lets out; None = any.
+    """
 
     dtype: str
     shape: tuple[int | str, ...]
+    norm: float | None = None
 
     def sized(self, n_items: int) -> tuple[int, ...]:
         """The shape in numbers, for a catalogue of `n_items`."""
@@ -49,16 +55,21 @@ class Tensor:
         return total
 
     def __str__(self) -> str:
-        return f"{self.dtype} {' x '.join(str(size) for size in self.shape)}"
+        most = "" if self.norm is None else f" norm {self.norm!r}"
+        return f"{self.dtype} {' x '.join(str(size) for size in self.shape)}{most}"
 
     @classmethod
     def parse(cls, text: str) -> Tensor:
-        """The tensor that `str` wrote, such as "float32 items x 64"."""
+        """The tensor that `str` wrote, such as "float32 items x 64" or "float32 items x 64 norm 10.0"."""
+        text, _, most = text.partition(" norm ")
         dtype, _, shape = text.partition(" ")
         sizes = tuple(size if size == "items" else int(size) for size in shape.split(" x ")) if shape else ()
         if dtype not in DTYPES or any(isinstance(size, int) and size < 1 for size in sizes):
             raise ValueError(text)
-        return cls(dtype, sizes)
+        norm = float(most) if most else None
+        if norm is not None and not 0 < norm < float("inf"):
+            raise ValueError(f"norm {most}")
+        return cls(dtype, sizes, norm)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +85,7 @@ class PlanText:
         evaluate: whether hit counts, as sums over users, are asked for after the last round.
         publish: whether the merged model is installed at the sites.
         days: how long the permit is asked for.
+        use: one of the purposes that the sites allow, such as research; empty where they do not ask.
         leaves: every array of an update, by name.
     """
 
@@ -90,6 +102,7 @@ class PlanText:
     days: int = 30
     seed: int = 0
     fedrec: str = field(default="")
+    use: str = ""
 
     @property
     def train_tasks(self) -> int:
@@ -103,7 +116,8 @@ class PlanText:
 
     def text(self) -> str:
         """The plan's one text, which stands between the triple quotes of the request."""
-        top = {"name": self.name, "purpose": self.purpose, "fedrec": self.fedrec, "seed": self.seed}
+        use = {"use": self.use} if self.use else {}
+        top = {"name": self.name, "purpose": self.purpose, **use, "fedrec": self.fedrec, "seed": self.seed}
         asks = {
             "train": list(self.train),
             "rounds": self.rounds,
@@ -159,6 +173,8 @@ class PlanText:
             raise ValueError(f"asks.train: some of {', '.join(PROTOCOLS)}")
         if not _NAME.fullmatch(raw["name"]) or not 0 <= raw["seed"] < 2**32:
             raise ValueError("name (a-z, 0-9, _) or seed (0 to 2**32 - 1)")
+        if type(raw.get("use", "")) is not str or not _USE.fullmatch(raw.get("use", "any")):
+            raise ValueError("use: 1 to 63 of a-z, 0-9 and -")
         if type(raw["model"]["name"]) is not str or type(raw["aggregator"]["name"]) is not str:
             raise TypeError("model.name or aggregator.name")
         return cls(
@@ -175,6 +191,7 @@ class PlanText:
             evaluate=asks["evaluate"],
             publish=asks["publish"],
             days=asks["days"],
+            use=raw.get("use", ""),
         )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import parse_qs
@@ -46,6 +47,7 @@ class Calls:
         self._gate = Gate(site.keys.uid, site.ledger.account_of, site.ledger.first_time, site.keys.cookie_secret)
         self._decisions = Decisions(site, jobs)
         self._nonces = Nonces(signing.WINDOW_S)
+        self._strangers, self._strangers_at = 0, 0.0
 
     # PySyft's four routes
 
@@ -75,7 +77,11 @@ class Calls:
         query = parse_qs(request.url.query)
         key, protocol = query.get("verify_key", [""])[0], query.get("communication_protocol", [""])[0]
         account = self._site.ledger.account_of(key)
-        if account is None or not protocol.isdigit() or not self._gate.cookie_is_of(request.cookies.get(COOKIE, ""), key):
+        if (
+            account is None
+            or not protocol.isdigit()
+            or not self._gate.cookie_is_of(request.cookies.get(COOKIE, ""), key)
+        ):
             return _refused(Refused("gate.role", "the schema is for accounts that have logged in", "Log in first"), 403)
         data = await run_in_threadpool(self._server.schema, key, int(protocol), PATHS[account.role])
         return Response(data, media_type=_BYTES)
@@ -100,12 +106,21 @@ class Calls:
             with self._gate.place(account.key):
                 return self._server.seal(self._dispatch(account, path, self._server.open(body, call, account)))
         except Refused as refusal:
-            who, role = (account.email, account.role) if account else ("anonymous", "none")
-            self._site.audit.event(who, role, "call", path, outcome=refusal.code)
+            self._note_refusal(account, path, refusal)
             return self._server.refusal(refusal)
         except Exception:
             _log.exception("a call of %s", path)
             return self._server.refusal(site_error())
+
+    def _note_refusal(self, account: Account | None, path: str, refusal: Refused) -> None:
+        """Log a refusal; those of strangers at most once a second, with their number: nobody fills the disk."""
+        if account is not None:
+            self._site.audit.event(account.email, account.role, "call", path, outcome=refusal.code)
+            return
+        self._strangers += 1
+        if time.monotonic() - self._strangers_at >= 1.0:
+            count, self._strangers, self._strangers_at = self._strangers, 0, time.monotonic()
+            self._site.audit.event("anonymous", "none", "call", path, outcome=refusal.code, detail={"refused": count})
 
     def _dispatch(self, account: Account, path: str, signed: Any) -> Any:
         """What fedrec does around the five calls that matter; everything else goes straight to PySyft."""
@@ -117,7 +132,7 @@ class Calls:
             case "code.call":
                 return self._call(account, signed)
             case "action.get":
-                return self._get(signed)
+                return self._get(account, signed)
             case _:
                 return self._server.run(signed)
 
@@ -165,8 +180,14 @@ class Calls:
                 self._server.forget(older)
         return result
 
-    def _get(self, signed: Any) -> Any:
+    def _get(self, account: Account, signed: Any) -> Any:
         uid = signed.message.kwargs.get("uid") or (signed.message.args or [None])[0]
+        if account.role == "owner":  # four numbers about his data; updates and results are not his to fetch
+            if getattr(uid, "no_dash", "") != self._server.handle:
+                raise Refused(
+                    "gate.role", "an owner reads the data set's handle only", "See fedrec requests and site head"
+                )
+            return self._server.run(signed)
         row = self._site.ledger.request_of_result(getattr(uid, "no_dash", ""))
         if row is None:
             raise Refused("gate.role", "only results of approved calls can be read", "Call the approved function")
@@ -182,7 +203,7 @@ class Calls:
             limit = int(self._site.config.limits.megabytes * 10**6)
             length = await self._site.blobs.receive(row, name, _parts(request), limit)
         except Refused as refusal:
-            return _refused(refusal)
+            return self._refuse(request, refusal)
         return JSONResponse({"sha256": name, "bytes": length})
 
     async def get_blob(self, request: Request) -> Response:
@@ -191,9 +212,11 @@ class Calls:
             row = self._own_call(request, signing.EMPTY, name)
             path = self._site.blobs.path("out", row, name)
             if not path.exists():
-                raise Refused("update.gone", "there is no such update", "It is deleted after its round; train the round again")
+                raise Refused(
+                    "update.gone", "there is no such update", "It is deleted after its round; train the round again"
+                )
         except Refused as refusal:
-            return _refused(refusal)
+            return self._refuse(request, refusal)
         return _Guarded(path, media_type=_BYTES, live=lambda: self._jobs.permit_of(row))
 
     async def job(self, request: Request) -> Response:
@@ -207,17 +230,23 @@ class Calls:
             seconds = min(float(wait), MAX_WAIT_S) if re.fullmatch(r"\d{1,4}(\.\d{1,3})?", wait) else 0.0
             return JSONResponse(await self._jobs.wait(key, seconds))
         except Refused as refusal:
-            return _refused(refusal)
+            return self._refuse(request, refusal)
 
     async def requests(self, request: Request) -> Response:
         """The scientist's own requests, with what was decided about each."""
         try:
             key, _ = self._signed(request, signing.EMPTY)
         except Refused as refusal:
-            return _refused(refusal)
+            return self._refuse(request, refusal)
         now, ledger = self._site.now(), self._site.ledger
         own = [row for row in ledger.requests() if row.key == key]
         return JSONResponse({"requests": [summary(row, ledger.used(row.id), now) for row in own]})
+
+    def _refuse(self, request: Request, refusal: Refused) -> Response:
+        """The refusal as an answer, and in the log."""
+        what = f"{request.method} {request.url.path.split('/')[3]}"
+        self._note_refusal(getattr(request.state, "account", None), what, refusal)
+        return _refused(refusal)
 
     def _signed(self, request: Request, body: str) -> tuple[str, str]:
         """The scientist's key and the request id that an own-route call is signed for."""
@@ -228,10 +257,11 @@ class Calls:
         account = self._site.ledger.account_of(key)
         if account is None or account.role != "scientist":
             raise Refused("gate.role", "this key has no scientist's account here", "Ask the data owner for one")
+        request.state.account = account
         return key, row_id
 
     def _own_call(self, request: Request, body: str, *hex64: str) -> str:
-        """The request id whose live permit an own-route call names; signature, account, owner and permit are checked."""
+        """The request whose live permit an own-route call names: signature, account, owner, permit are checked."""
         key, row_id = self._signed(request, body)
         row = self._site.ledger.request(row_id)
         if row is None or row.key != key or row.id != row_id:

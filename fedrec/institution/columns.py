@@ -50,15 +50,16 @@ def ids(column: Column) -> tuple[NDArray[np.int64], list[str]]:
 def numbers(column: Column) -> NDArray[np.float64]:
     """The column as floats, NaN where it holds no number."""
     if not isinstance(column, pa.ChunkedArray):
-        return pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+        plain: Any = pd.to_numeric(column, errors="coerce")
+        return np.asarray(plain.to_numpy(dtype=np.float64, na_value=np.nan))
     if pa.types.is_temporal(column.type):
         return np.full(len(column), np.nan)
     try:
         found = column.cast(pa.float64(), safe=False)
     except pa.ArrowException:  # a text that is no number: value by value
         codes, values = distinct(column)
-        table = pd.to_numeric(pd.Series([*values, None], dtype=object), errors="coerce").to_numpy(np.float64)
-        return np.asarray(table[codes])
+        read: Any = pd.to_numeric(pd.Series([*values, None], dtype=object), errors="coerce")
+        return np.asarray(read.to_numpy(np.float64)[codes])
     return np.asarray(found.to_numpy(), dtype=np.float64)
 
 
@@ -111,15 +112,15 @@ def _within(value: NDArray[np.float64]) -> NDArray[np.int64]:
 def _moments(column: Column, zone: str) -> NDArray[np.float64]:
     """Seconds since 1970, NaN where there is no time."""
     codes, values = distinct(column)
-    known = pd.Series([value if isinstance(value, str) else _text(value) for value in values], dtype=object)
+    known: Any = pd.Series([value if isinstance(value, str) else _text(value) for value in values], dtype=object)
     offset = known.str.contains(r"[Zz]$|[T ].*[+-]\d\d(?::?\d\d)?$", regex=True, na=False).to_numpy(dtype=bool)
     utc = pd.Series(pd.NaT, index=known.index, dtype="datetime64[ns, UTC]")
     utc[offset] = pd.to_datetime(known[offset], errors="coerce", format="ISO8601", utc=True)
     local = pd.to_datetime(known[~offset], errors="coerce", format="ISO8601", utc=True).dt.tz_localize(None)
     standard = np.zeros(len(local), dtype=bool)
     utc[~offset] = local.dt.tz_localize(zone, ambiguous=standard, nonexistent="shift_forward").dt.tz_convert("UTC")
-    since = (utc - pd.Timestamp(0, tz="UTC")).dt.total_seconds().to_numpy(np.float64)
-    return np.floor(np.append(since, np.nan)[codes])
+    since: Any = (utc - pd.Timestamp(0, tz="UTC")).dt.total_seconds().to_numpy(np.float64)
+    return np.asarray(np.floor(np.append(since, np.nan)[codes]))
 
 
 def _text(value: object) -> str | None:

@@ -16,7 +16,7 @@ from fedrec.exchange.passport import sign
 from fedrec.exchange.plan import PlanText, fingerprint
 from fedrec.institution.jobs import Jobs
 from fedrec.institution.ledger import Account, RequestRow
-from fedrec.institution.limits import check_limits
+from fedrec.institution.limits import check_limits, ranges_of
 from fedrec.institution.permit import make
 from fedrec.institution.site import Site
 
@@ -94,6 +94,7 @@ class Decisions:
                 "evaluate": site.config.limits.evaluate,
                 "days": site.config.limits.days,
             },
+            ranges=ranges_of(plan, site.config.limits),
         )
         permit = sign(facts, site.keys.site)
         ids = {"request": row.id, "permit": permit["id"]}
@@ -112,7 +113,7 @@ class Decisions:
         site, row = self._site, self._row(request)
         if not reason.strip():
             raise Refused("request.reason", "a denial needs a reason", "Say why")
-        act, decision = ("revoke", "revoked") if row.decision == "approved" else ("deny", "denied")
+        act, decision = ("revoke", "revoked") if row.decision in ("approved", "revoked") else ("deny", "denied")
         with site.audit.act(by.email, by.role, act, row.fingerprint, request=row.id):
             site.ledger.decide(row.id, decision, by.email, site.now(), reason)
             self._jobs.stop(row.id)
@@ -120,6 +121,31 @@ class Decisions:
                 raise Refused(
                     "site.error", "PySyft did not take the decision; the site did", "Nothing runs; tell the owner"
                 )
+
+    def pause(self, by: str, role: str, reason: str) -> int:
+        """Stop everything at once: no call, no job and no byte until `resume`; running jobs end within five seconds.
+
+        Returns:
+            How many jobs did not end in time; what they make cannot leave either.
+        """
+        site = self._site
+        with site.audit.act(by, role, "pause", site.config.name) as facts:
+            site.ledger.pause(reason, site.now())
+            facts["still_running"] = self._jobs.pause()
+            return int(facts["still_running"])
+
+    def resume(self, by: str, role: str) -> int:
+        """End the pause; jobs that it stopped begin again under what they reserved. Returns how many.
+
+        Raises:
+            Refused: `permit.running` when the site is not paused.
+        """
+        site = self._site
+        with site.audit.act(by, role, "resume", site.config.name) as facts:
+            if not site.ledger.resume():
+                raise Refused("permit.running", "the site is not paused", "There is nothing to resume")
+            facts["again"] = self._jobs.go_on()
+            return int(facts["again"])
 
     def _row(self, request: str) -> RequestRow:
         row = self._site.ledger.request(request)

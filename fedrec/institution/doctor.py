@@ -16,7 +16,7 @@ from typing import Literal
 from fedrec.config import ConsortiumConfig, SchemaConfig, SiteConfig
 from fedrec.config.secret import secret
 from fedrec.errors import ConfigError, WrongInput
-from fedrec.institution import shims
+from fedrec.institution import shims, walls
 from fedrec.institution.jail import Jail
 
 LOW_MB, LEAST_MB = 2000, 300  # free disk space below which it warns, below which it fails; MB = 10**6 bytes
@@ -217,12 +217,15 @@ def _port(config: SiteConfig, pid: int | None) -> Finding:
 
 
 def _jail(config: SiteConfig) -> Finding:
-    level = config.limits.jail_level
+    do = "install bubblewrap, or let ordinary users make namespaces; limits.jail_level says the least level"
+    try:
+        level = walls.level_here(config.limits.jail_level)
+    except WrongInput as error:
+        return Finding("jail", "fail", str(error), do)
     jail = Jail(level)
     try:
         jail.wait_ready()
     except WrongInput as error:
-        do = "level 2 needs root or unprivileged user namespaces; level 1 is weaker and excludes own code"
         return Finding("jail", "fail", str(error), do)
     finally:
         jail.close()

@@ -2,25 +2,18 @@
 
 PySyft would build every object of a call before it looks at the signature (syft-0.9.5.md, M). Here only
 byte fields of two Cap'n Proto records are read: the envelope (key, signature, signed bytes) and, once the
-signature is good, the call's path, site and blocking flag. The schema file is PySyft's own; PySyft is not imported.
+signature is good, the call's path, site and blocking flag. PySyft is not imported.
 """
 
 from __future__ import annotations
 
-import functools
-import importlib.util
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-import capnp
 from nacl.exceptions import BadSignatureError
 from nacl.signing import VerifyKey
 
 from fedrec.errors import Refused
-
-_RECORDS = ("SignedSyftAPICall", "SyftAPICall", "SyftVerifyKey", "UID")  # with fields; all others are one blob
-_WORDS = 1 << 24  # capnp words that may be read from one message; 128 MiB
+from fedrec.institution.records import BadRecord, Record, read
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +39,6 @@ class Call:
     path: str
     site: str
     blocking: bool
-
-
-@functools.cache
-def _schema() -> Any:
-    spec = importlib.util.find_spec("syft")
-    if spec is None or spec.origin is None:
-        raise RuntimeError("PySyft is not installed")
-    return capnp.load(str(Path(spec.origin).parent / "capnp" / "recursive_serde.capnp")).RecursiveSerde
 
 
 def open_envelope(body: bytes) -> Envelope:
@@ -87,29 +72,22 @@ def _not_a_call() -> Refused:
     return Refused("gate.signature", "this is not a signed PySyft call", "Use PySyft 0.9.5 or fedrec")
 
 
-def _open(data: bytes, name: str) -> Any:
+def _open(data: bytes, name: str) -> Record:
     try:
-        with _schema().from_bytes(data, traversal_limit_in_words=_WORDS) as record:
-            if record.canonicalName != name:
-                raise _not_a_call()
-            if name in _RECORDS:
-                names = list(record.fieldsName)
-                if len(set(names)) != len(names):
-                    raise _not_a_call()
-                return dict(zip(names, (b"".join(part) for part in record.fieldsData), strict=True))
-            return b"".join(record.nonrecursiveBlob)
-    except (capnp.KjException, ValueError, UnicodeDecodeError):
+        record = read(data)
+    except BadRecord:
         raise _not_a_call() from None
+    if record.name != name:
+        raise _not_a_call()
+    return record
 
 
 def _record(data: bytes, name: str) -> dict[str, bytes]:
-    fields: dict[str, bytes] = _open(data, name)
-    return fields
+    return _open(data, name).fields
 
 
 def _blob(data: bytes, name: str) -> bytes:
-    blob: bytes = _open(data, name)
-    return blob
+    return _open(data, name).blob
 
 
 def _field(fields: dict[str, bytes], name: str) -> bytes:

@@ -30,11 +30,18 @@ _CARD = {"user.get_current_user", "metadata.get_metadata", "dataset.get_all"}
 _EVERYONE = _CARD | {"action.get_mock", "request.get_all"}
 _DECIDE = {"user.get_all", "notifications.resolve_object", "request.apply", "request.undo"}
 PATHS: dict[str, frozenset[str]] = {
-    "owner": frozenset(_EVERYONE | _DECIDE),
+    "owner": frozenset(_EVERYONE | _DECIDE | {"action.get"}),
     "reviewer": frozenset(_EVERYONE | _DECIDE),
     "scientist": frozenset(
         _EVERYONE
-        | {"api.view", "code.request_code_execution", "action.set", "code.call", "action.get", "action.has_storage_permission"}
+        | {
+            "api.view",
+            "code.request_code_execution",
+            "action.set",
+            "code.call",
+            "action.get",
+            "action.has_storage_permission",
+        }
     ),
     "auditor": frozenset(_EVERYONE - {"request.get_all"}),
     "operator": frozenset(_CARD),
@@ -95,7 +102,9 @@ class Gate:
         """
         with self._lock:
             if self._busy[key] >= PARALLEL:
-                raise Refused("gate.rate", f"more than {PARALLEL} calls of one account at once", "Wait for the others to end")
+                raise Refused(
+                    "gate.rate", f"more than {PARALLEL} calls of one account at once", "Wait for the others to end"
+                )
             self._busy[key] += 1
         try:
             yield

@@ -35,7 +35,7 @@ class Guard:
     min_users_per_row: int = 1
 
     def check(self, tensors: Mapping[str, Array], encoded_bytes: int) -> None:
-        """Raises: Refused `guard.name`, `.dtype`, `.shape`, `.finite`, `.bytes`: which check, never which value."""
+        """Raises: Refused `guard.name`, `.dtype`, `.shape`, `.finite`, `.norm`, `.bytes`: the check, not the value."""
         if set(tensors) != set(self.leaves):
             raise Refused("guard.name", "the update has other arrays than the plan declares", _NEXT)
         for name, tensor in self.leaves.items():
@@ -46,6 +46,8 @@ class Guard:
                 raise Refused("guard.shape", f"{name} has another shape than declared", _NEXT)
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 raise Refused("guard.finite", f"{name} holds a value that is not finite", _NEXT)
+            if tensor.norm is not None and not _norm(array) <= tensor.norm * (1 + 1e-6):  # float32 rounds
+                raise Refused("guard.norm", f"{name} has a larger norm than declared", _NEXT)
         if encoded_bytes > self.max_bytes:
             raise Refused("guard.bytes", f"the update is larger than {self.max_bytes} bytes", _NEXT)
 
@@ -70,6 +72,12 @@ class Guard:
                     array[(slice(None),) * axis + (thin,)] = 0
             kept[name] = array
         return kept, len(thin)
+
+
+def _norm(array: Array) -> float:
+    """The L2 norm over all numbers; inf when it is too large to be one."""
+    with np.errstate(over="ignore"):
+        return float(np.linalg.norm(array.astype(np.float64).ravel()))
 
 
 def check_counts(report: Mapping[str, Any], n_rows: int, n_users: int) -> tuple[int, int]:

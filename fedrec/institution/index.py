@@ -171,9 +171,7 @@ def _without_duplicates(
     return np.sort(order[edge]), conflicts
 
 
-def _core(
-    user: NDArray[np.int64], item: NDArray[np.int64], users_min: int, items_min: int
-) -> NDArray[np.int64]:
+def _core(user: NDArray[np.int64], item: NDArray[np.int64], users_min: int, items_min: int) -> NDArray[np.int64]:
     """Places of the largest part in which every user and every item has enough rows."""
     place = np.arange(len(user))
     while len(place):

@@ -1,7 +1,8 @@
 """The site's side of the jail: starts the warm parent, hands jobs to it, waits, kills.
 
 The warm parent (jail_child.py) is a process without rows, network, files or the site's environment. It forks
-one child per job; the child gets its input as open file descriptors and ends with the job.
+one child per job; the child gets its input as open file descriptors and ends with the job. What each level
+adds stands in walls.py.
 """
 
 from __future__ import annotations
@@ -24,10 +25,18 @@ from pathlib import Path
 from typing import Any
 
 from fedrec.errors import Refused, WrongInput
+from fedrec.institution import walls
 
 # The only variables that a plan's process inherits: they choose linear-algebra kernels, so bits depend on them.
-MATH_VARIABLES = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "MKL_CBWR", "NPY_DISABLE_CPU_FEATURES", "ATEN_CPU_CAPABILITY")
+MATH_VARIABLES = (
+    "OPENBLAS_CORETYPE",
+    "OPENBLAS_L2_SIZE",
+    "MKL_CBWR",
+    "NPY_DISABLE_CPU_FEATURES",
+    "ATEN_CPU_CAPABILITY",
+)
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "NUMEXPR_NUM_THREADS": "1"}
+START = "import sys; sys.path.insert(0, {package!r}); from fedrec.institution import jail_child; jail_child.main()"
 MAX_REPORT = 1 << 20
 # The exceptions that a refusal may name; the name of a class made by own code could hold data.
 _NAMED = {name for name, kind in vars(builtins).items() if isinstance(kind, type) and issubclass(kind, BaseException)}
@@ -52,31 +61,66 @@ class Report:
     pid: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Child:
+    """One job's first process; a handle means it whatever its number is here, and never another process."""
+
+    pid: int
+    handle: int | None
+
+    @classmethod
+    def made(cls, said: int, handles: list[int]) -> _Child:
+        """The process that the warm parent calls `said`: inside bubblewrap it has another number than here."""
+        if not handles:
+            return cls(said, None)
+        facts = dict(line.split(":", 1) for line in Path(f"/proc/self/fdinfo/{handles[0]}").read_text().splitlines())
+        return cls(int(facts["Pid"]), handles[0])
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            if self.handle is not None:
+                signal.pidfd_send_signal(self.handle, signal.SIGKILL)
+            elif sys.platform != "linux":
+                os.kill(self.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        if self.handle is not None:
+            os.close(self.handle)
+
+
 class Jail:
     """The warm parent and its jobs; start it before the first thread of the site.
 
     Args:
-        level: 2 = own network, mount, process and user namespaces; 1 = rlimits and an empty environment only.
+        level: 3 = the warm parent inside bubblewrap; 2 = a job's own network, mount, process and user namespaces;
+            1 = rlimits and an empty environment only.
+
+    Raises:
+        WrongInput: level 3 where bubblewrap does not work.
     """
 
     def __init__(self, level: int) -> None:
+        if level >= 3 and not walls.bubblewrap_works():
+            raise WrongInput(walls.NO_BUBBLEWRAP)
         self.level = level
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket, self._lock = ours, threading.Lock()
-        self._jobs: dict[str, int] = {}
+        self._jobs: dict[str, _Child] = {}
+        self._ending = threading.Lock()
         self._root = tempfile.mkdtemp(prefix="fedrec-jail-")
         environment = {name: os.environ[name] for name in MATH_VARIABLES if name in os.environ} | ONE_THREAD
-        package = str(Path(__file__).parents[2])
-        start = f"import sys; sys.path.insert(0, {package!r}); from fedrec.institution import jail_child; jail_child.main()"
+        start = START.format(package=str(Path(__file__).parents[2]))
+        root = walls.ROOT if level >= 3 else self._root
+        arguments = ["-c", start, str(theirs.fileno()), str(level), root]
         self._parent = subprocess.Popen(
-            [sys.executable, "-I", "-B", "-c", start, str(theirs.fileno()), str(level), self._root],
+            walls.command(arguments) if level >= 3 else [sys.executable, "-I", "-B", *arguments],
             env=environment, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
         theirs.close()
 
     @property
     def pid(self) -> int:
-        """The warm parent's process id."""
+        """The process id of the warm parent, or of the bubblewrap around it."""
         return self._parent.pid
 
     def wait_ready(self, seconds: float = 60.0) -> None:
@@ -93,7 +137,9 @@ class Jail:
         self._socket.settimeout(None)
         if answer != b"ready":
             reason = answer.decode(errors="replace") or "the jail ended at its start"
-            raise WrongInput(f"jail level {self.level} does not work here: {reason}; see limits.jail_level in site.toml")
+            raise WrongInput(
+                f"jail level {self.level} does not work here: {reason}; see limits.jail_level in site.toml"
+            )
 
     def run(self, job: str, spec: Mapping[str, Any], files: Mapping[str, int], limits: JailLimits) -> Report:
         """Run one job and return its report; blocks the calling thread.
@@ -108,7 +154,12 @@ class Jail:
         """
         out_read, out_write = os.pipe()
         names = [*files, "report"]
-        message = {"job": job, "spec": dict(spec), "names": names, "limits": [limits.seconds, limits.memory, limits.file]}
+        message = {
+            "job": job,
+            "spec": dict(spec),
+            "names": names,
+            "limits": [limits.seconds, limits.memory, limits.file],
+        }
         started = time.monotonic()
         body = json.dumps(message).encode()
         try:
@@ -117,34 +168,38 @@ class Jail:
                     long.write(body)
                     long.flush()
                     socket.send_fds(self._socket, [b"job"], [long.fileno(), *files.values(), out_write])
-                pid = int(self._socket.recv(64) or b"0")
+                said, handles, _, _ = socket.recv_fds(self._socket, 64, 1)
+                child = _Child.made(int(said or b"0"), handles)
         except OSError:
-            pid = 0
+            child = _Child(0, None)
         finally:
             os.close(out_write)
-        if pid == 0:
+        if child.pid == 0:
             os.close(out_read)
             raise Refused("jail.error", "the jail has ended", "Tell the data owner to restart the site")
-        self._jobs[job] = pid
+        self._jobs[job] = child
         try:
             data, late = _read_all(out_read, limits.seconds)
         finally:
             os.close(out_read)
-            stopped = self._jobs.pop(job, None) is None
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+            with self._ending:
+                stopped = self._jobs.pop(job, None) is None
+                child.kill()
+                child.close()
         if stopped:
             raise Refused("jail.stopped", "the data owner stopped this job", "Ask the owner")
         if late:
-            raise Refused("jail.time", f"the job took longer than {limits.seconds:.0f} s", "Make the plan's rounds smaller")
-        return Report(_report(data), time.monotonic() - started, pid)
+            raise Refused(
+                "jail.time", f"the job took longer than {limits.seconds:.0f} s", "Make the plan's rounds smaller"
+            )
+        return Report(_report(data), time.monotonic() - started, child.pid)
 
     def kill(self, job: str) -> None:
         """End a running job at once; nothing happens when it has ended."""
-        pid = self._jobs.pop(job, None)
-        if pid is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        with self._ending:
+            child = self._jobs.pop(job, None)
+            if child is not None:
+                child.kill()
 
     def close(self) -> None:
         """End the warm parent and with it every job."""

@@ -71,6 +71,7 @@ def main() -> NoReturn:
     """The warm parent: `argv` is the control socket's descriptor, the level, and an empty folder."""
     control = socket.socket(fileno=int(sys.argv[1]))
     level, root = int(sys.argv[2]), sys.argv[3]
+    os.environ.pop("PWD", None)  # bubblewrap sets it
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _warm()
@@ -86,7 +87,20 @@ def main() -> NoReturn:
             _supervise(files, level, root)
         for descriptor in files:
             os.close(descriptor)
-        control.send(str(pid).encode())
+        handle = _handle(pid)
+        socket.send_fds(control, [str(pid).encode()], handle)
+        for descriptor in handle:
+            os.close(descriptor)
+
+
+def _handle(pid: int) -> list[int]:
+    """A handle of a child, for the site may know it by another number; none where it has ended, or there are none."""
+    if sys.platform != "linux":
+        return []
+    try:
+        return [os.pidfd_open(pid)]
+    except ProcessLookupError:
+        return []
 
 
 def _warm() -> None:
@@ -107,7 +121,7 @@ def _warm() -> None:
 
 
 def _huge_pages() -> None:
-    """Put what is loaded into pages of 2 MB, so that a fork copies hundreds of entries instead of 60,000; best effort."""
+    """Put what is loaded into pages of 2 MB: a fork then copies hundreds of entries instead of 60,000. Best effort."""
     if sys.platform != "linux":
         return
     with open("/proc/self/maps") as maps:
@@ -165,7 +179,7 @@ def _supervise(files: list[int], level: int, root: str) -> NoReturn:
 
 
 def _be_first(report: int) -> None:
-    """Go on as the namespace's first process. Not the worker: it could untie itself from its parent and outlive a kill."""
+    """Go on as the namespace's first process; the worker could untie itself from its parent and outlive a kill."""
     first = os.fork()
     if first:
         os.close(report)

@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import threading
+import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -16,21 +17,22 @@ from typing import Any, Protocol
 
 import fedrec
 from fedrec.core.split import split
-from fedrec.errors import Refused
+from fedrec.errors import DataError, Refused
 from fedrec.exchange.passport import sign
 from fedrec.exchange.plan import PlanText
 from fedrec.exchange.wire import decode, encode, sha256
 from fedrec.institution.guard import Guard, check_counts, check_sums
 from fedrec.institution.jail import JailLimits, Report
-from fedrec.institution.ledger import JobRow, RequestRow
-from fedrec.institution.permit import Task, check
+from fedrec.institution.ledger import RequestRow
 from fedrec.institution.limits import check_limits
+from fedrec.institution.permit import Task, check
 from fedrec.institution.published import Published
 from fedrec.institution.site import Site
 from fedrec.institution.store import Store
 
 ANSWER_S = 0.6  # how long a call waits for a job that may be quick; PySyft's call must end within a second
 PARALLEL = 2  # jobs at the same time
+MAX_LOG = 10**6  # bytes that stay of what a job printed, and of an update file beyond the arrays
 _log = logging.getLogger("fedrec.site")
 
 
@@ -68,10 +70,14 @@ class Jobs:
         task = Task.parse(raw)
         row = site.ledger.request_of(key, fingerprint)
         if row is None:
-            raise Refused("permit.missing", "this plan was not submitted by this account", "Submit it and wait for its approval")
+            raise Refused(
+                "permit.missing", "this plan was not submitted by this account", "Submit it and wait for its approval"
+            )
         job = task.key(row.id)
         if site.ledger.job(job) is None:
-            site.audit.event(row.scientist, "scientist", task.kind, row.fingerprint, outcome="intent", **_ids(row, task))
+            site.audit.event(
+                row.scientist, "scientist", task.kind, row.fingerprint, outcome="intent", **_ids(row, task)
+            )
             try:
                 self._base(row, task)
                 check_limits(PlanText.parse(row.plan), site.config)
@@ -90,6 +96,7 @@ class Jobs:
         return self._resume(job, row, task)
 
     def _resume(self, job: str, row: RequestRow, task: Task) -> dict[str, Any]:
+        self._site.ledger.check_pause()
         with self._lock:
             known = self._site.ledger.job(job)
             if known is not None and known.status == "running" and job not in self._active:
@@ -128,11 +135,18 @@ class Jobs:
         return self.answer(job)
 
     def permit_of(self, request: str) -> Mapping[str, Any]:
-        """The live permit of a request. Raises: Refused when there is none now."""
+        """The live permit of a request. Raises: Refused when there is none now, or the site is paused."""
+        permit = self._live(request)
+        self._site.ledger.check_pause()
+        return permit
+
+    def _live(self, request: str) -> Mapping[str, Any]:
         row = self._site.ledger.request(request)
         if row is None:
             raise Refused("permit.missing", "there is no such request", "Submit the plan first")
-        return check(row.signed_permit, row.decision, row.fingerprint, row.reason, self._site.now(), self._site.keys.public)
+        return check(
+            row.signed_permit, row.decision, row.fingerprint, row.reason, self._site.now(), self._site.keys.public
+        )
 
     def stop(self, request: str) -> None:
         """End a request's running jobs and delete what has not left yet."""
@@ -140,18 +154,44 @@ class Jobs:
             self._jail.kill(job.key)
         self._site.blobs.drop_request(request)
 
+    def pause(self, seconds: float = 5.0) -> int:
+        """End every running job, once the ledger says that the site is paused; `go_on` starts them again.
+
+        Returns:
+            How many jobs are still ending after `seconds`; 0 is the rule.
+        """
+        deadline = time.monotonic() + seconds
+        while True:
+            with self._lock:
+                active = list(self._active)
+            if not active or time.monotonic() > deadline:
+                return len(active)
+            for job in active:  # again and again: one may just be on its way into the jail
+                self._jail.kill(job)
+            time.sleep(0.02)
+
+    def go_on(self) -> int:
+        """After a pause: start again what was running; it was reserved once and is not reserved again."""
+        with self._lock:
+            jobs = [job for job in self._site.ledger.running() if job.key not in self._active]
+            for job in jobs:
+                row = self._site.ledger.request(job.request)
+                if row is not None:
+                    self._active[job.key] = self._pool.submit(self._run, job.key, row, job.task)
+        return len(jobs)
+
     def recover(self) -> int:
         """After a restart: start again what was running; deterministic, reserved once, answered once."""
         for ended in self._site.ledger.requests():
-            if ended.signed_permit is None:
+            permit = ended.signed_permit
+            if permit is not None and permit["consortium"] != self._site.consortium.hash:
+                with self._site.audit.act("site", "site", "revoke", ended.fingerprint, request=ended.id):
+                    why = "the consortium's members, keys or catalogue have changed"
+                    self._site.ledger.decide(ended.id, "revoked", "site", self._site.now(), why)
+                permit = None
+            if permit is None:
                 self._site.blobs.drop_request(ended.id)
-        jobs = self._site.ledger.running()
-        for job in jobs:
-            row = self._site.ledger.request(job.request)
-            if row is not None:
-                with self._lock:
-                    self._active[job.key] = self._pool.submit(self._run, job.key, row, job.task)
-        return len(jobs)
+        return self.go_on()
 
     def close(self) -> None:
         """End every running job; each is found again at the next start."""
@@ -173,7 +213,7 @@ class Jobs:
         detail: dict[str, str | int | bool] = {}
         try:
             answer = self._perform(job, row, task, detail)
-            self.permit_of(row.id)
+            self._live(row.id)  # a pause keeps what is done inside: no answer and no byte leaves before its end
             status = "done"
         except Refused as refusal:
             answer, status = refusal.answer(), "refused"
@@ -183,15 +223,21 @@ class Jobs:
             answer, status = ours.answer(), "refused"
         if status == "refused" and "sha256" in detail:
             site.blobs.drop("out", row.id, str(detail["sha256"]))
-        if not (status == "refused" and answer["code"] == "jail.stopped" and self._may_go_on(row)):
+        if not (status == "refused" and answer["code"] in ("jail.stopped", "permit.paused") and self._may_go_on(row)):
             outcome = "done" if status == "done" else answer["code"]
             site.audit.event(
-                row.scientist, "scientist", task.kind, row.fingerprint, outcome=outcome, detail=detail, **_ids(row, task)
+                row.scientist,
+                "scientist",
+                task.kind,
+                row.fingerprint,
+                outcome=outcome,
+                detail=detail,
+                **_ids(row, task),
             )
             site.ledger.finish(job, status, answer, site.now())
 
     def _may_go_on(self, row: RequestRow) -> bool:
-        """Whether a stopped job was stopped by the site's own end, so that the next start repeats it."""
+        """Whether a stopped job was stopped by the site's own end or a pause, so that it is repeated after it."""
         now = self._site.ledger.request(row.id)
         return now is not None and now.decision == "approved"
 
@@ -199,7 +245,12 @@ class Jobs:
         site = self._site
         permit = self.permit_of(row.id)
         plan = PlanText.parse(row.plan)
-        store = Store.open(site.state, permit["data_version"])
+        try:
+            store = Store.open(site.state, permit["data_version"])
+        except DataError:
+            raise Refused(
+                "permit.data", "the permit is for data that is not here any more", "Ask for a new permit"
+            ) from None
         folder = site.state / "jobs" / job
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(mode=0o700, parents=True)
@@ -210,7 +261,15 @@ class Jobs:
                 return self._release(row, task, permit, plan, store, folder, report, detail)
             numbers = check_sums(report.body.get("numbers"), store.n_users)
             if task.kind == "publish":
-                Published(site.state).install(row, task, site.blobs.path("in", row.id, task.base), folder / "state", store)
+                Published(site.state).install(
+                    row,
+                    task,
+                    site.blobs.path("in", row.id, task.base),
+                    folder / "state",
+                    store,
+                    permit["id"],
+                    site.now(),
+                )
             site.blobs.drop("in", row.id, task.base)
             return {"status": "done", "numbers": numbers}
         finally:
@@ -218,11 +277,17 @@ class Jobs:
             log = _log_of(site, job)
             if log.exists() and not log.stat().st_size:
                 log.unlink()
+            elif log.exists() and log.stat().st_size > MAX_LOG:
+                os.truncate(log, MAX_LOG)
 
     def _in_jail(self, job: str, row: RequestRow, task: Task, store: Store, folder: Path) -> Report:
         limits = self._site.config.limits
         spec = {"plan": row.plan, "kind": task.kind, "protocol": task.protocol}
         before = _private_of(self._site, row, task)
+        if task.kind == "train" and task.round and not before.exists():
+            raise Refused(
+                "task.round", "the round before was not trained at this site", "Start the run again from round 0"
+            )
         with ExitStack() as stack:
             files = {
                 "rows": _open(stack, store.rows_path, os.O_RDONLY),
@@ -243,12 +308,21 @@ class Jobs:
         return path
 
     def _release(
-        self, row: RequestRow, task: Task, permit: Mapping[str, Any], plan: PlanText, store: Store, folder: Path,
-        report: Report, detail: dict[str, Any],
-    ) -> dict[str, Any]:  # fmt: skip
+        self,
+        row: RequestRow,
+        task: Task,
+        permit: Mapping[str, Any],
+        plan: PlanText,
+        store: Store,
+        folder: Path,
+        report: Report,
+        detail: dict[str, Any],
+    ) -> dict[str, Any]:
         """Guard the update, sign its passport, move it to where it may be fetched, keep the private state."""
         site, limits = self._site, self._site.config.limits
         rows, users = check_counts(report.body, store.n_rows, store.n_users)
+        if (folder / "update").stat().st_size > limits.megabytes * 10**6 + MAX_LOG:  # before it is read into memory
+            raise Refused("guard.bytes", f"the update is larger than {limits.megabytes:g} MB", "Make the model smaller")
         tensors = decode((folder / "update").read_bytes())
         guard = Guard(plan.leaves, store.n_items, int(limits.megabytes * 10**6), limits.min_users_per_row)
         if limits.min_users_per_row > 1:
@@ -259,11 +333,23 @@ class Jobs:
         name = sha256(data)
         (folder / "update").write_bytes(data)
         facts = {
-            "site": site.config.name, "run": task.run, "round": task.round, "kind": task.kind, "protocol": task.protocol,
-            "base": task.base, "nonce": task.nonce, "request": row.id, "permit": permit["id"], "plan": row.fingerprint,
-            "data_version": permit["data_version"], "sha256": name, "bytes": len(data), "rows": rows, "users": users,
+            "site": site.config.name,
+            "run": task.run,
+            "round": task.round,
+            "kind": task.kind,
+            "protocol": task.protocol,
+            "base": task.base,
+            "nonce": task.nonce,
+            "request": row.id,
+            "permit": permit["id"],
+            "plan": row.fingerprint,
+            "data_version": permit["data_version"],
+            "sha256": name,
+            "bytes": len(data),
+            "rows": rows,
+            "users": users,
             "fedrec": fedrec.__version__,
-        }  # fmt: skip
+        }
         state = _state_path(site, row, task)
         state.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.replace(folder / "state", state)

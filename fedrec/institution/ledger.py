@@ -31,6 +31,7 @@ CREATE INDEX IF NOT EXISTS jobs_of_request ON jobs (request, kind);
 CREATE UNIQUE INDEX IF NOT EXISTS one_request_per_plan ON requests (key, fingerprint);
 CREATE TABLE IF NOT EXISTS calls (hash BLOB PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS results (id TEXT PRIMARY KEY, request TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS pause (one INTEGER PRIMARY KEY CHECK (one = 1), reason TEXT NOT NULL, at TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS results_of_request ON results (request);
 """
 RESULTS = 8  # PySyft results of one request that can still be read; one account has at most 4 calls at once
@@ -173,9 +174,7 @@ class Ledger:
     def permit_pending(self, request: str, permit: Mapping[str, Any]) -> None:
         """Write a permit that is void until `permit_live`."""
         with self._transaction() as db:
-            db.execute(
-                "UPDATE requests SET permit=?, permit_state='pending' WHERE id=?", (json.dumps(permit), request)
-            )
+            db.execute("UPDATE requests SET permit=?, permit_state='pending' WHERE id=?", (json.dumps(permit), request))
 
     def decide(self, request: str, decision: str, by: str, at: str, reason: str) -> None:
         """Record a decision; an approval makes the pending permit live, everything else ends it.
@@ -200,6 +199,28 @@ class Ledger:
         with self._transaction() as db:
             return db.execute("UPDATE requests SET permit_state='ended' WHERE permit_state='pending'").rowcount
 
+    # the pause of the whole site
+
+    def pause(self, reason: str, at: str) -> None:
+        """Let nothing run and nothing leave until `resume`; also over a restart."""
+        with self._transaction() as db:
+            db.execute("INSERT OR REPLACE INTO pause VALUES (1,?,?)", (reason, at))
+
+    def resume(self) -> bool:
+        """End the pause; False when there is none."""
+        with self._transaction() as db:
+            return db.execute("DELETE FROM pause").rowcount == 1
+
+    def paused(self) -> bool:
+        """Whether the site is paused."""
+        return bool(self._rows("SELECT 1 FROM pause"))
+
+    def check_pause(self) -> None:
+        """Raises: Refused `permit.paused` while the site is paused."""
+        if found := self._rows("SELECT reason, at FROM pause"):
+            because = f": {found[0][0]}" if found[0][0] else ""
+            raise Refused("permit.paused", f"the site has been paused since {found[0][1]}{because}", "Try again later")
+
     # jobs
 
     def used(self, request: str) -> dict[str, int]:
@@ -213,7 +234,7 @@ class Ledger:
             The job that this key already has, or None when it has just been reserved.
 
         Raises:
-            Refused: what `permit.check` or `permit.reservable` says.
+            Refused: what `permit.check` or `permit.reservable` says, or `permit.paused`.
         """
         with self._transaction() as db:
             if (known := self.job(key)) is not None:
@@ -222,6 +243,7 @@ class Ledger:
             if row is None:
                 raise Refused("permit.missing", "there is no such request", "Submit the plan first")
             permit = check(row.signed_permit, row.decision, row.fingerprint, row.reason, now, site_key)
+            self.check_pause()
             reservable(permit, task, self.used(request), self._done(request, task.run))
             db.execute(
                 "INSERT INTO jobs VALUES (?,?,?,?,?,?,?,?,'running',NULL,?,'')",
@@ -253,7 +275,10 @@ class Ledger:
 
     def jobs_of(self, request: str, run: str) -> list[JobRow]:
         """The jobs of one run, in the order of their rounds."""
-        return [_job(row) for row in self._rows(f"SELECT {_JOB} FROM jobs WHERE request=? AND run=? ORDER BY round", request, run)]
+        return [
+            _job(row)
+            for row in self._rows(f"SELECT {_JOB} FROM jobs WHERE request=? AND run=? ORDER BY round", request, run)
+        ]
 
     # results of PySyft calls
 
@@ -261,7 +286,8 @@ class Ledger:
         """Remember which request a PySyft result belongs to; returns the older ones that are forgotten for it."""
         with self._transaction() as db:
             db.execute("INSERT OR REPLACE INTO results VALUES (?,?)", (result, request))
-            older = "FROM results WHERE request=? AND rowid NOT IN (SELECT rowid FROM results WHERE request=? ORDER BY rowid DESC LIMIT ?)"
+            newest = "SELECT rowid FROM results WHERE request=? ORDER BY rowid DESC LIMIT ?"
+            older = f"FROM results WHERE request=? AND rowid NOT IN ({newest})"
             forgotten = [row[0] for row in db.execute(f"SELECT id {older}", (request, request, RESULTS))]
             db.execute(f"DELETE {older}", (request, request, RESULTS))
             return forgotten
@@ -274,4 +300,6 @@ class Ledger:
 
 def _job(row: tuple[Any, ...]) -> JobRow:
     key, request, kind, run, number, protocol, base, nonce, status, answer = row
-    return JobRow(key, request, Task(kind, run, number, protocol, base, nonce), status, json.loads(answer) if answer else None)
+    return JobRow(
+        key, request, Task(kind, run, number, protocol, base, nonce), status, json.loads(answer) if answer else None
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fedrec
 from fedrec.config import SiteConfig
+from fedrec.config.site import Limits
 from fedrec.errors import Refused
 from fedrec.exchange.plan import PlanText
 from fedrec.models import NAMES
@@ -16,7 +17,8 @@ def check_limits(plan: PlanText, config: SiteConfig, n_items: int | None = None)
         n_items: length of the catalogue; None leaves the size of the update to the guard.
 
     Raises:
-        Refused: `plan.version`, `plan.model`, `plan.own_code`, `plan.rounds`, `plan.publish` or `plan.bytes`.
+        Refused: `plan.version`, `plan.model`, `plan.own_code`, `plan.purpose`, `plan.setting`, `plan.rounds`,
+            `plan.publish` or `plan.bytes`.
     """
     limits, name = config.limits, str(plan.model["name"])
     if plan.fedrec != fedrec.__version__:
@@ -33,6 +35,17 @@ def check_limits(plan: PlanText, config: SiteConfig, n_items: int | None = None)
         raise Refused("plan.model", "echo sends a model back; this institution does not run it", "Use another model")
     if limits.models and name not in limits.models:
         raise Refused("plan.model", f"this institution does not run {name}", f"Use one of {', '.join(limits.models)}")
+    if limits.purposes and plan.use not in limits.purposes:
+        raise Refused(
+            "plan.purpose",
+            f"this institution does not allow the use {plan.use!r}",
+            f"Submit with use= one of {', '.join(limits.purposes)}",
+        )
+    for setting, (least, most) in ranges_of(plan, limits).items():
+        if not inside(value := plan.model.get(setting.partition(".")[2]), least, most):
+            raise Refused(
+                "plan.setting", f"{setting} is {value!r}, allowed is {least:g} to {most:g}", "Submit with another value"
+            )
     if plan.train_tasks > limits.train:
         raise Refused(
             "plan.rounds", f"{plan.train_tasks} train tasks asked, {limits.train} allowed", "Ask for fewer rounds"
@@ -45,3 +58,14 @@ def check_limits(plan: PlanText, config: SiteConfig, n_items: int | None = None)
             raise Refused(
                 "plan.bytes", f"an update has {size} bytes, {limits.megabytes:g} MB allowed", "Ask for a smaller model"
             )
+
+
+def inside(value: object, least: float, most: float) -> bool:
+    """Whether a setting is a number within its range; True and nan are not."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
+
+
+def ranges_of(plan: PlanText, limits: Limits) -> dict[str, tuple[float, float]]:
+    """The site's ranges for settings of the plan's model, by their full name such as ease.l2."""
+    own = f"{plan.model['name']}."
+    return {setting: span for setting, span in limits.settings.items() if setting.startswith(own)}

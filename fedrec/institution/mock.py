@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from fedrec.config import SchemaConfig
+from fedrec.config import Feature, SchemaConfig
 
 _START = 1_577_836_800  # 2020-01-01 UTC
 _YEAR = 365 * 86_400  # seconds
+_ISO = "%Y-%m-%dT%H:%M:%SZ"
 
 
 def make_mock(schema: SchemaConfig) -> pd.DataFrame:
@@ -32,8 +36,23 @@ def make_mock(schema: SchemaConfig) -> pd.DataFrame:
         found[columns.rating] = ratings.astype(np.int64) if whole else ratings.round(6)
     if columns.time is not None:
         times = _START + draw.integers(0, _YEAR, size.rows)
-        found[columns.time] = times * 1000 if schema.time.unit == "ms" else times
+        written = {"s": times, "ms": times * 1000, "iso": pd.to_datetime(times, unit="s", utc=True).strftime(_ISO)}
+        found[columns.time] = written[schema.time.unit]
+    for name, values in schema.values.items():
+        found.setdefault(name, np.array(values)[draw.integers(0, len(values), size.rows)])
+    for name, feature in schema.features.user.items():
+        found.setdefault(name, _feature(feature, size.users, draw)[pairs // size.items])
     return pd.DataFrame(found)
+
+
+def _feature(feature: Feature, count: int, draw: np.random.Generator) -> NDArray[Any]:
+    """One made-up value for each of `count` users. Item features are public, in the catalogue, and not mocked."""
+    if feature.type == "number":
+        low = feature.min if feature.min is not None else 0.0 if feature.max is None else min(0.0, feature.max)
+        high = feature.max if feature.max is not None else low + 100
+        return np.asarray(np.floor(draw.uniform(low, high, count)).clip(low, high))
+    values = np.array(feature.values or [f"mock-{number}" for number in range(1, 6)])
+    return np.asarray(values[draw.integers(0, len(values), count)])
 
 
 def mock_catalogue(schema: SchemaConfig) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -85,12 +86,14 @@ def make(
     now: datetime,
     limits: Mapping[str, Any],
     caps: Mapping[str, int],
+    ranges: Mapping[str, Sequence[float]] | None = None,
 ) -> dict[str, Any]:
     """The facts of a permit, unsigned: what the plan asks, cut to the approver's limits and the site's caps.
 
     Args:
         limits: the approver's own, all optional: rounds (train tasks in all), until (ISO time), hours ("8-18", UTC).
         caps: the site's: train, evaluate, days.
+        ranges: the site's for the settings of the plan's model: least and most.
 
     Raises:
         Refused: `permit.limit` when a limit is not of its form.
@@ -107,14 +110,15 @@ def make(
         train = min(train, rounds)
     if (asked := limits.get("until")) is not None:
         until = min(until, _time(asked))
+        if until <= now:
+            raise _bad_limit("until lies in the past")
     if limits.get("epsilon") is not None:
         raise _bad_limit("this plan has no differential privacy, so it cannot be limited by epsilon")
     hours = "0-24" if limits.get("hours") is None else str(limits["hours"])
     _hours(hours)
-    evaluations = len(plan.train) * plan.runs * 2 if plan.evaluate else 0
     return {
         "v": 1,
-        "id": hashlib.sha256(f"{request}\n{stamp(now)}\n{fingerprint}".encode()).hexdigest()[:32],
+        "id": secrets.token_hex(16),
         "site": site,
         "request": request,
         "fingerprint": fingerprint,
@@ -122,11 +126,13 @@ def make(
         "scientist": scientist,
         "scientist_key": scientist_key,
         "purpose": plan.purpose,
+        "use": plan.use,
+        "ranges": {name: list(span) for name, span in (ranges or {}).items()},
         "data_version": data_version,
         "consortium": consortium,
         "tasks": {
             "train": train,
-            "evaluate": min(evaluations, caps["evaluate"]),
+            "evaluate": min(evaluations_of(plan), caps["evaluate"]),
             "publish": plan.runs if plan.publish else 0,
         },
         "protocols": list(plan.train),
@@ -139,6 +145,11 @@ def make(
         "approver_key": approver_key,
         "approved_at": stamp(now),
     }
+
+
+def evaluations_of(plan: PlanText) -> int:
+    """How many evaluate tasks a plan needs: two protocols may fit the rows of each run."""
+    return len(plan.train) * plan.runs * 2 if plan.evaluate else 0
 
 
 def check(

@@ -18,6 +18,8 @@ from fedrec.institution.ledger import RequestRow
 from fedrec.institution.permit import Task
 from fedrec.institution.store import Store
 
+KEPT = 5  # models
+_UNKNOWN = {"number": 0, "scientist": "", "request": "", "permit": "", "published_at": ""}  # of an older fedrec
 _ONE = threading.Lock()  # one installation at a time, so that none clears another's folder away
 
 
@@ -27,37 +29,110 @@ class Published:
     def __init__(self, state: Path) -> None:
         self._state, self._folder = state, state / "models"
 
-    def install(self, row: RequestRow, task: Task, shared: Path, lists: Path, store: Store) -> None:
-        """Put a model and its users' lists in place, then point to it; a reader sees the old one or the new one."""
-        with _ONE:
-            self._install(row, task, shared, lists, store)
+    def install(
+        self, row: RequestRow, task: Task, shared: Path, lists: Path, store: Store, permit: str = "", at: str = ""
+    ) -> None:
+        """Put a model and its users' lists in place, then point to it; a reader sees the old one or the new one.
 
-    def _install(self, row: RequestRow, task: Task, shared: Path, lists: Path, store: Store) -> None:
+        Args:
+            permit: id of the permit that it is published under.
+            at: the site's time.
+        """
+        with _ONE:
+            self._install(row, task, shared, lists, store, permit, at)
+
+    def _install(
+        self, row: RequestRow, task: Task, shared: Path, lists: Path, store: Store, permit: str, at: str
+    ) -> None:
         target, fresh = self._folder / f"{task.base[:16]}-{task.nonce[:16]}", self._folder / f".{task.nonce}"
-        before = self._folder / "current"
-        old = before.read_text() if before.exists() else target.name
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(mode=0o700, parents=True)
         shutil.copyfile(shared, fresh / "shared.safetensors")
         os.replace(lists, fresh / "lists.safetensors")
+        known = self.versions()
         facts = {
             "model": task.base,
             "plan": row.fingerprint,
             "name": row.name,
             "run": task.run,
             "data_version": store.version,
+            "scientist": row.scientist,
+            "request": row.id,
+            "permit": permit,
+            "published_at": at,
+            "number": 1 + max((int(one["number"]) for one in known), default=0),
         }
         (fresh / "model.json").write_text(json.dumps(facts))
         if target.exists():  # the same job, repeated after a crash: the same files
             shutil.rmtree(fresh)
         else:
             os.replace(fresh, target)
-        pointer = self._folder / ".current"
-        pointer.write_text(target.name)
-        os.replace(pointer, before)
-        for rest in self._folder.iterdir():  # the one before stays for those who read it now
-            if rest.is_dir() and rest.name not in (target.name, old, fresh.name):
+        self._point(target.name)
+        keep = {one["folder"] for one in self.versions()[-KEPT:]} | set(self._history()[:2])
+        for rest in self._folder.iterdir():  # the one before stays for those who read it now, and for a rollback
+            if rest.is_dir() and rest.name not in keep:
                 shutil.rmtree(rest, ignore_errors=True)
+
+    def versions(self) -> list[dict[str, Any]]:
+        """All models that are kept, oldest first; `served` says which one users get."""
+        history, found = self._history(), []
+        for path in self._folder.glob("[!.]*/model.json"):
+            facts = {**_UNKNOWN, **json.loads(path.read_text()), "folder": path.parent.name}
+            found.append({**facts, "served": history[:1] == [path.parent.name]})
+        return sorted(found, key=lambda facts: (facts["number"], facts["folder"]))
+
+    def use(self, version: str) -> dict[str, Any]:
+        """Serve another model that is kept.
+
+        Args:
+            version: its number, or six or more first digits of its name.
+
+        Raises:
+            WrongInput: there is none, or more than one.
+        """
+        with _ONE:
+            known = self.versions()
+            found = [one for one in known if version == str(one["number"])] or [
+                one for one in known if len(version) >= 6 and one["folder"].startswith(version)
+            ]
+            if len(found) != 1:
+                raise WrongInput(f"{version}: give the number of a model that fedrec site models list shows")
+            chosen = found[0]
+            self._point(chosen["folder"])
+            return {**chosen, "served": True}
+
+    def rollback(self) -> dict[str, Any]:
+        """Serve again what was served before.
+
+        Raises:
+            WrongInput: nothing was, or it is no longer kept.
+        """
+        with _ONE:
+            kept = {one["folder"]: one for one in self.versions()}
+            before = [name for name in self._history()[1:] if name in kept]
+            if not before:
+                raise WrongInput("no earlier model is kept")
+            self._point(before[0], back=True)
+            return {**kept[before[0]], "served": True}
+
+    def _history(self) -> list[str]:
+        """Folders that were served, the one that is first."""
+        try:
+            return (self._folder / "current").read_text().split()
+        except FileNotFoundError:
+            return []
+
+    def _point(self, name: str, back: bool = False) -> None:
+        """Serve a folder from now on; a reader sees the old one or the new one, also over a crash."""
+        past = [one for one in self._history() if one != name]
+        if back:  # what was rolled back is not what a second rollback returns to
+            past = past[1:]
+        pointer = self._folder / ".current"
+        with pointer.open("w") as file:
+            file.write("\n".join([name, *past[: KEPT - 1]]))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(pointer, self._folder / "current")
 
     def current(self) -> dict[str, Any]:
         """Facts about the served model.
@@ -66,9 +141,9 @@ class Published:
             WrongInput: no model has been published yet.
         """
         try:
-            name = (self._folder / "current").read_text()
+            name = (self._folder / "current").read_text().split()[0]
             facts: dict[str, Any] = json.loads((self._folder / name / "model.json").read_text())
-        except FileNotFoundError:
+        except (FileNotFoundError, IndexError):
             raise WrongInput("no model has been published to this institution yet") from None
         return {**facts, "folder": name}
 

@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nacl.signing import SigningKey
+
 from fedrec.errors import Refused
 from fedrec.exchange import request as form
 from fedrec.exchange.plan import PlanText
@@ -25,7 +27,13 @@ from fedrec.institution.ledger import Account
 
 _log = logging.getLogger("fedrec.site")
 ROOT = "root@fedrec.org"
-SYFT_ROLE = {"owner": "DATA_OWNER", "reviewer": "DATA_OWNER", "scientist": "DATA_SCIENTIST", "auditor": "DATA_SCIENTIST", "operator": "DATA_SCIENTIST"}  # fmt: skip
+SYFT_ROLE = {
+    "owner": "DATA_OWNER",
+    "reviewer": "DATA_OWNER",
+    "scientist": "DATA_SCIENTIST",
+    "auditor": "DATA_SCIENTIST",
+    "operator": "DATA_SCIENTIST",
+}
 
 
 class SyftServer:
@@ -37,10 +45,17 @@ class SyftServer:
 
     def __init__(self, name: str, uid: str, key: str, folder: Path) -> None:
         environment = {
-            "SERVER_UID": uid, "SERVER_PRIVATE_KEY": key, "SYFT_TEMP_ROOT": str(folder.absolute()), "SYFT_NAME": name,
-            "SYFT_DEV_MODE": "False", "SYFT_RESET": "False", "SYFT_DEPLOYMENT_TYPE": "python",
-            "DEFAULT_ROOT_EMAIL": ROOT, "DEFAULT_ROOT_USERNAME": "root", "DEFAULT_ROOT_PASSWORD": secrets.token_urlsafe(48),
-        }  # fmt: skip
+            "SERVER_UID": uid,
+            "SERVER_PRIVATE_KEY": key,
+            "SYFT_TEMP_ROOT": str(folder.absolute()),
+            "SYFT_NAME": name,
+            "SYFT_DEV_MODE": "False",
+            "SYFT_RESET": "False",
+            "SYFT_DEPLOYMENT_TYPE": "python",
+            "DEFAULT_ROOT_EMAIL": ROOT,
+            "DEFAULT_ROOT_USERNAME": "root",
+            "DEFAULT_ROOT_PASSWORD": secrets.token_urlsafe(48),
+        }
         os.environ.update(environment)
         logging.getLogger("syft").setLevel(logging.ERROR)
         quiet = contextlib.redirect_stderr(io.StringIO())
@@ -53,7 +68,10 @@ class SyftServer:
             from syft.service.user.user_roles import ServiceRole
 
             self.worker = Datasite(**AppSettings().model_dump())
-            self._root = AuthedServiceContext(server=self.worker, credentials=self.worker.verify_key, role=ServiceRole.ADMIN)
+            self._root = AuthedServiceContext(
+                server=self.worker, credentials=self.worker.verify_key, role=ServiceRole.ADMIN
+            )
+        self.handle = ""  # the data set's private side, which its owner may read
         for variable in environment:
             os.environ.pop(variable, None)
         logging.getLogger().setLevel(logging.ERROR)
@@ -69,9 +87,13 @@ class SyftServer:
         known = [user for user in users.stash.get_all(self.worker.verify_key).unwrap() if user.email == email]
         if not known:
             users.create(
-                context=self._root, name=email.partition("@")[0], email=email, password=password, password_verify=password,
+                context=self._root,
+                name=email.partition("@")[0],
+                email=email,
+                password=password,
+                password_verify=password,
                 role=ServiceRole[SYFT_ROLE[role]],
-            )  # fmt: skip
+            )
             known = [users.stash.get_by_email(credentials=self.worker.verify_key, email=email).unwrap()]
         return str(known[0].verify_key)
 
@@ -101,9 +123,12 @@ class SyftServer:
             return endpoint.closed()
 
         wanted = sy.TwinAPIEndpoint(
-            path=endpoint.PATH, description="One task of an approved plan.", private_function=private_function,
-            mock_function=mock_function, endpoint_timeout=60,
-        )  # fmt: skip
+            path=endpoint.PATH,
+            description="One task of an approved plan.",
+            private_function=private_function,
+            mock_function=mock_function,
+            endpoint_timeout=60,
+        )
         api, root = self.worker.services.api, self.worker.verify_key
         known = [item for item in api.stash.get_all(root).unwrap() if item.path == endpoint.PATH]
         if not known:
@@ -124,11 +149,15 @@ class SyftServer:
             client = self.worker.root_client
             for known in client.datasets:
                 if known.name == name and known.description.text == card:
+                    self.handle = known.assets[0].action_id.no_dash
                     return
                 client.api.services.dataset.delete(uid=known.id, delete_assets=True)
             dataset = sy.Dataset(name=name, description=card)
-            dataset.add_asset(sy.Asset(name="interactions", data=type(mock)([dict(handle)]), mock=mock, mock_is_real=False))
+            dataset.add_asset(
+                sy.Asset(name="interactions", data=type(mock)([dict(handle)]), mock=mock, mock_is_real=False)
+            )
             client.upload_dataset(dataset)
+            self.handle = next(known for known in client.datasets if known.name == name).assets[0].action_id.no_dash
 
     # calls
 
@@ -141,9 +170,9 @@ class SyftServer:
 
     def login(self, email: str, password: str) -> tuple[bytes, str | None]:
         """PySyft's answer to a login, and the account's verify key when it was right."""
+        from syft.server.credentials import UserLoginCredentials
         from syft.service.context import UnauthedServiceContext
         from syft.service.response import SyftError
-        from syft.server.credentials import UserLoginCredentials
         from syft.types.errors import SyftException
 
         try:
@@ -264,13 +293,17 @@ class SyftServer:
         }
         code, reason = given.pop("code", None), given.pop("reason", "") or ""
         if not isinstance(code, SubmitUserCode) or not isinstance(reason, str) or given:
-            raise Refused("request.form", "the submission has other parts than code and reason", f"Use this form:\n{form.FORM}")
+            raise Refused(
+                "request.form", "the submission has other parts than code and reason", f"Use this form:\n{form.FORM}"
+            )
         plan_text, plan = form.check(code.code)
         if rebuild:
             built = self._submission(plan_text, plan)
             for name in type(built).__pydantic_fields__:
                 if name not in ("id", "local_function") and not _same(getattr(code, name, None), getattr(built, name)):
-                    raise Refused("request.form", f"the field {name} is not the one of the form", f"Use this form:\n{form.FORM}")
+                    raise Refused(
+                        "request.form", f"the field {name} is not the one of the form", f"Use this form:\n{form.FORM}"
+                    )
             message.args, message.kwargs = [], {**message.kwargs, "code": built, "reason": reason}
         return plan_text, plan, reason
 
@@ -287,10 +320,32 @@ class SyftServer:
         }
         parameters = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in form.ARGUMENTS]
         return SubmitUserCode(
-            code=form.write(plan_text, plan.name), func_name=form.function_name(plan_text, plan.name),
-            signature=inspect.Signature(parameters), input_policy_type=MixedInputPolicy, input_policy_init_kwargs={here: rules},
-            output_policy_type=OutputPolicyExecuteOnce, output_policy_init_kwargs={}, input_kwargs=list(form.ARGUMENTS),
-        )  # fmt: skip
+            code=form.write(plan_text, plan.name),
+            func_name=form.function_name(plan_text, plan.name),
+            signature=inspect.Signature(parameters),
+            input_policy_type=MixedInputPolicy,
+            input_policy_init_kwargs={here: rules},
+            output_policy_type=OutputPolicyExecuteOnce,
+            output_policy_init_kwargs={},
+            input_kwargs=list(form.ARGUMENTS),
+        )
+
+    # what the site's attacks on itself send
+
+    def signed_call(self, key: SigningKey, path: str, **given: Any) -> bytes:
+        """A call as PySyft's clients send it."""
+        from syft.client.api import SyftAPICall
+        from syft.server.credentials import SyftSigningKey
+
+        made = SyftAPICall(server_uid=self.worker.id, path=path, args=[], kwargs=given, blocking=True)
+        return self.serialize(made.sign(SyftSigningKey(signing_key=key)))
+
+    def signed_submission(self, key: SigningKey, plan_text: str, **changed: Any) -> bytes:
+        """A submission of the one form, with some fields changed."""
+        code = self._submission(plan_text, PlanText.parse(plan_text))
+        for name, value in changed.items():
+            setattr(code, name, value)
+        return self.signed_call(key, "code.request_code_execution", code=code, reason="self-attack")
 
     def check_code(self, code: str, plan: str, name: str) -> None:
         """Compare what PySyft would execute with what the site built, before each call.
@@ -324,4 +379,3 @@ def _same(received: Any, built: Any) -> bool:
 
 def _rule(rule: Any) -> dict[str, Any]:
     return {name: getattr(rule, name) for name in type(rule).__pydantic_fields__ if name != "id"}
-

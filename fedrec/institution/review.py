@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fedrec.config.site import Limits
 from fedrec.exchange.plan import PlanText
+from fedrec.institution.diff import plan_facts, text_of_diff, two_columns
+from fedrec.institution.facts import AMBER, GREEN, RED, WORDS, facts_of
 from fedrec.institution.ledger import RequestRow
+from fedrec.institution.limits import inside, ranges_of
+from fedrec.institution.permit import evaluations_of
+from fedrec.institution.review_html import html_of
+
+__all__ = ["against_caps", "details", "html_of", "place", "status_of", "summary", "text_of"]
 
 
 def status_of(row: RequestRow, used: Mapping[str, int], now: str) -> str:
@@ -41,11 +49,25 @@ def summary(row: RequestRow, used: Mapping[str, int], now: str) -> dict[str, Any
     }
 
 
-def details(row: RequestRow, used: Mapping[str, int], now: str, n_items: int) -> dict[str, Any]:
-    """One request as `fedrec requests show` has it: plan, what leaves, what is asked, what was used."""
+def details(
+    row: RequestRow, used: Mapping[str, int], now: str, n_items: int, limits: Limits, before: RequestRow | None
+) -> dict[str, Any]:
+    """One request as `fedrec requests show` has it: plan, what leaves, what is asked, what to look at, what changed.
+
+    Args:
+        limits: the site's own.
+        before: what `diff.approved_before` found, None for the first plan of its family.
+    """
     plan = PlanText.parse(row.plan)
+    old = None if before is None else PlanText.parse(before.plan)
     leaves = [
-        {"name": name, "dtype": tensor.dtype, "shape": list(tensor.sized(n_items)), "bytes": tensor.nbytes(n_items)}
+        {
+            "name": name,
+            "dtype": tensor.dtype,
+            "shape": list(tensor.sized(n_items)),
+            "bytes": tensor.nbytes(n_items),
+            "norm": tensor.norm,
+        }
         for name, tensor in plan.leaves.items()
     ]
     facts = {
@@ -57,8 +79,52 @@ def details(row: RequestRow, used: Mapping[str, int], now: str, n_items: int) ->
         "days": plan.days,
         "own_code": plan.own_code is not None,
         "used": dict(used),
+        "code": [fact.as_dict() for fact in (facts_of(plan.own_code) if plan.own_code else [])],
+        "plan": [fact.as_dict() for fact in plan_facts(plan, old)],
     }
-    return {**summary(row, used, now), "plan_text": row.plan, "leaves": leaves, "facts": facts, "diff": None}
+    diff = None
+    if before is not None:
+        diff = {"with": before.id, "decided_at": before.decided_at, "rows": two_columns(before.plan, row.plan)}
+    shown = {"plan_text": row.plan, "leaves": leaves, "facts": facts, "diff": diff}
+    return {**summary(row, used, now), **shown, "limits": against_caps(plan, limits, n_items)}
+
+
+def against_caps(plan: PlanText, limits: Limits, n_items: int) -> list[dict[str, Any]]:
+    """What the plan asks against what the site allows; `verdict` is within, cut, above, or "" for the site's own."""
+    size = sum(tensor.nbytes(n_items) for tensor in plan.leaves.values()) / 10**6
+    name, own = str(plan.model["name"]), plan.own_code is not None
+    evaluations = evaluations_of(plan)
+
+    def line(what: str, asked: object, cap: object, verdict: str) -> dict[str, Any]:
+        return {"what": what, "asked": str(asked), "cap": str(cap), "verdict": verdict}
+
+    def most(what: str, asked: float, cap: float, over: str) -> dict[str, Any]:
+        return line(what, f"{asked:g}", f"{cap:g}", "within" if asked <= cap else over)
+
+    def may(what: str, asked: bool, allowed: bool) -> dict[str, Any]:
+        verdict = "within" if allowed or not asked else "above"
+        return line(what, "yes" if asked else "no", "allowed" if allowed else "not allowed", verdict)
+
+    use = limits.purposes and plan.use not in limits.purposes
+    spans = []
+    for key, (low, high) in ranges_of(plan, limits).items():
+        value = plan.model.get(key.partition(".")[2], "-")
+        spans.append(line(key, value, f"{low:g} to {high:g}", "within" if inside(value, low, high) else "above"))
+    any_model = not limits.models or name in limits.models
+    return [
+        most("train tasks", plan.train_tasks, limits.train, "above"),
+        most("evaluate tasks", evaluations, limits.evaluate, "cut"),
+        most("days", plan.days, limits.days, "cut"),
+        most("megabytes an update", size, limits.megabytes, "above"),
+        line("model", name, ", ".join(limits.models) or "any", "within" if any_model else "above"),
+        line("use", plan.use or "-", ", ".join(limits.purposes) or "any", "above" if use else "within"),
+        *spans,
+        may("own code", own, limits.own_code),
+        may("publish", plan.publish, limits.publish),
+        line("users behind a row", "-", f"at least {limits.min_users_per_row}", ""),
+        line("minutes a job", "-", f"{limits.minutes:g}", ""),
+        line("memory of a job", "-", f"{limits.memory_mb} MB", ""),
+    ]
 
 
 def text_of(shown: Mapping[str, Any]) -> str:
@@ -77,11 +143,14 @@ def text_of(shown: Mapping[str, Any]) -> str:
     ]
     parts = [head, ["What will leave", *_leaving(shown)], ["What could be learnt about one customer", *learnt]]
     parts.append(["What runs", *_running(plan)])
+    parts.append(["Asked, and what this site allows", *_asked(shown["limits"])])
+    parts.append(["What to look at", *_looked(facts)])
+    parts.append(["Against the last approved plan of the family", *_changed(shown["diff"])])
     if plan.own_code:
+        flagged = {fact["line"]: "!" for fact in facts["code"] if fact["level"] != GREEN}
         lines = enumerate(plan.own_code.splitlines(), 1)
-        parts.append(
-            [f"The scientist's own code, class {plan.model['class']}", *(f"{n:4d}  {line}" for n, line in lines)]
-        )
+        title = f"The scientist's own code, class {plan.model['class']} (! = see above)"
+        parts.append([title, *(f"{flagged.get(n, ' ')}{n:4d}  {line}" for n, line in lines)])
     if shown["permit"]:
         parts.append(_permitted(shown["permit"], facts["used"]))
     return "\n\n".join("\n".join(part) for part in parts)
@@ -92,6 +161,7 @@ def _leaving(shown: Mapping[str, Any]) -> list[str]:
     total = sum(leaf["bytes"] for leaf in shown["leaves"])
     lines = [
         f"  {leaf['name']}: {leaf['dtype']} {' x '.join(map(str, leaf['shape']))}, {leaf['bytes']:,} bytes"
+        + ("" if leaf["norm"] is None else f", L2 norm at most {leaf['norm']:g}")
         for leaf in shown["leaves"]
     ]
     lines.append(
@@ -113,6 +183,38 @@ def _running(plan: PlanText) -> list[str]:
         f"  the centre merges with {plan.aggregator['name']}",
         f"  {install}",
     ]
+
+
+def _asked(limits: Sequence[Mapping[str, str]]) -> list[str]:
+    words = {"within": "", "cut": "  will be cut", "above": "  ABOVE THE LIMIT, refused", "": "  the site's own"}
+    return [f"  {one['what']:20} {one['asked']:>10}   of {one['cap']}{words[one['verdict']]}" for one in limits]
+
+
+def _looked(facts: Mapping[str, Any]) -> list[str]:
+    found = [*facts["plan"], *facts["code"]]
+    if not facts["own_code"]:
+        end = "  the code is a recipe of the installed fedrec: there is no code of the scientist's to read"
+    else:
+        end = "  read from the text; it cannot say what numbers mean: rows could hide in an array that may leave"
+    lines = [
+        f"  {fact['level']:5}  {WORDS[fact['level']]:12} {place(fact):9} {fact['text']}"
+        for level in (RED, AMBER, GREEN)
+        for fact in found
+        if fact["level"] == level
+    ]
+    return [*(lines or ["  nothing was found"]), end]
+
+
+def place(fact: Mapping[str, Any]) -> str:
+    """Where a fact stands: a line of the code, or the plan."""
+    return f"line {fact['line']}" if fact["line"] else "the plan"
+
+
+def _changed(diff: Mapping[str, Any] | None) -> list[str]:
+    if diff is None:
+        return ["  first plan of its family"]
+    said = f"  request {diff['with'][:8]}, approved {diff['decided_at']}"
+    return [said, *text_of_diff(diff["rows"])] if diff["rows"] else [said, "  the same text"]
 
 
 def _permitted(permit: Mapping[str, Any], used: Mapping[str, int]) -> list[str]:

@@ -10,6 +10,7 @@ import logging
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,15 @@ from typing import Any
 from fedrec.config import SchemaConfig
 from fedrec.config.secret import PASSWORDS, wipe
 from fedrec.errors import FedrecError, WrongInput
-from fedrec.institution import endpoint, logs
+from fedrec.institution import endpoint, logs, versions, walls
+from fedrec.institution.decisions import Decisions
 from fedrec.institution.gate import PATHS
+from fedrec.institution.head import head_of
 from fedrec.institution.intake import take_in_folder
 from fedrec.institution.jail import ONE_THREAD, Jail
 from fedrec.institution.jobs import Jobs
 from fedrec.institution.mock import make_mock
+from fedrec.institution.published import Published
 from fedrec.institution.site import Keys, Site
 
 _log = logging.getLogger("fedrec.site")
@@ -42,17 +46,19 @@ def serve(
 
     Raises:
         WrongInput: settings, data, keys, port, jail, or another process serving the same folder.
+        UnsafeSite: an attack of the site on itself got through.
     """
     os.environ.update(ONE_THREAD)  # before numpy computes anything
     wipe(*PASSWORDS)
     os.umask(0o077)
     (folder / "state").mkdir(mode=0o700, exist_ok=True)
+    (folder / "state").chmod(0o700)
     with _only_one(folder / "state" / "lock"), _said(folder / "state", log_level):
         take_in_folder(folder)
         site = Site.open(folder)
         if site.config.source is not None and site.config.source.url_env is not None:
-            wipe(site.config.source.url_env)
-        jail = Jail(site.config.limits.jail_level)
+            wipe(site.config.source.url_env)  # it may hold the database's password
+        jail = Jail(walls.level_here(site.config.limits.jail_level))
         listening: socket.socket | None = None
         try:
             listening = _bind(site.config.host, site.config.port)
@@ -103,7 +109,7 @@ def _run(
 ) -> None:
     import uvicorn
 
-    from fedrec.institution import app
+    from fedrec.institution import app, selfattack
     from fedrec.institution.pysyft import SyftServer
 
     state = site.state
@@ -117,7 +123,10 @@ def _run(
     logs.take_over()
     server.ensure_endpoint()
     schema = SchemaConfig.load(site.folder / "schema.toml")
-    card = (site.folder / "DATASHEET.md").read_text() + f"\n\ndata version {site.store.version}\n"
+    card = (
+        f"{(site.folder / 'DATASHEET.md').read_text()}\n\n## Schema\n\n```toml\n"
+        f"{(site.folder / 'schema.toml').read_text()}```\n\ndata version {site.store.version}\n"
+    )
     handle = {
         "version": site.store.version,
         "rows": site.store.n_rows,
@@ -126,7 +135,11 @@ def _run(
     }
     server.ensure_dataset(site.config.name, card, make_mock(schema), handle)
     jail.wait_ready()
+    began = time.monotonic()
+    attacks = selfattack.check(site, server, jail)
+    took = int(1000 * (time.monotonic() - began))
     void = site.ledger.void_pending()
+    versions.sweep(site)
     jobs = Jobs(site, jail)
     endpoint.serve(jobs.start)
     site.audit.event(
@@ -135,7 +148,7 @@ def _run(
         "start",
         site.config.name,
         outcome="done",
-        detail={"void_permits": void, "again": jobs.recover()},
+        detail={"void_permits": void, "again": jobs.recover(), "self_attacks": attacks, "self_attack_ms": took},
     )
     facts = {
         "site": site.config.name,
@@ -157,7 +170,7 @@ def _run(
     )
     try:
         asyncio.run(
-            _serve(uvicorn.Server(config), listening, _Commands(site, server, facts), state, lambda: ready(facts))
+            _serve(uvicorn.Server(config), listening, _Commands(site, server, facts, jobs), state, lambda: ready(facts))
         )
     finally:
         jobs.close()
@@ -186,8 +199,9 @@ async def _serve(
 class _Commands:
     """The control socket's commands: one JSON line in, one out."""
 
-    def __init__(self, site: Site, server: Any, facts: Mapping[str, Any]) -> None:
+    def __init__(self, site: Site, server: Any, facts: Mapping[str, Any], jobs: Jobs) -> None:
         self._site, self._server, self._facts = site, server, facts
+        self._decisions = Decisions(site, jobs)
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -207,7 +221,9 @@ class _Commands:
         site, ledger = self._site, self._site.ledger
         match command:
             case {"op": "status"}:
-                return dict(self._facts)
+                return {**self._facts, "paused": ledger.paused()}
+            case {"op": "head", "rows": int(count)}:
+                return head_of(site.audit, site.folder, site.store, count)
             case {"op": "users.list"}:
                 return {"users": [{"email": a.email, "role": a.role, "enabled": a.enabled} for a in ledger.accounts()]}
             case {"op": "users.add", "email": str(email), "role": str(role), "password": str(password)}:
@@ -233,7 +249,22 @@ class _Commands:
                     if not ledger.disable_account(email):
                         raise WrongInput("there is no such account")
                 return {"email": email, "enabled": False}
+            case {"op": "pause", "reason": str(reason)}:
+                return {"paused": True, "still_running": self._decisions.pause("site", "operator", reason)}
+            case {"op": "resume"}:
+                return {"paused": False, "again": self._decisions.resume("site", "operator")}
+            case {"op": "models.use", "version": str(version)}:
+                return self._model("models.use", lambda models: models.use(version))
+            case {"op": "models.rollback"}:
+                return self._model("models.rollback", Published.rollback)
         raise WrongInput("unknown command")
+
+    def _model(self, act: str, change: Callable[[Published], dict[str, Any]]) -> dict[str, Any]:
+        """Change which model is served; the log says to which."""
+        with self._site.audit.act("site", "site", act, "model") as facts:
+            chosen = change(Published(self._site.state))
+            facts.update(model=chosen["model"], number=chosen["number"], permit=chosen["permit"])
+            return chosen
 
 
 def _check_password(password: str) -> None:

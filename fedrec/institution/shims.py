@@ -69,7 +69,7 @@ def apply() -> None:
     UserCode.get_status = _read_once(UserCode.get_status)
 
 
-def _exec_code(self: Any, code: Any, context: Any, *args: Any, log_id: Any = None, **given: Any) -> Any:  # noqa: ARG001
+def _exec_code(self: Any, code: Any, context: Any, *args: Any, log_id: Any = None, **given: Any) -> Any:
     from syft.types.result import Ok
 
     if code is not self.private_function or set(given) != {"plan", "task"}:

@@ -104,7 +104,8 @@ def _parquet(path: Path, wanted: Sequence[str]) -> pa.Table:
             if not file.metadata.num_rows:
                 raise DataError(f"{path.name}: has columns but no rows")
             table = file.read(list(wanted), use_threads=False).select(list(wanted))
-        return table.cast(pa.schema([(f.name, pa.string() if pa.types.is_null(f.type) else f.type) for f in table.schema]))
+        kinds = [(field.name, pa.string() if pa.types.is_null(field.type) else field.type) for field in table.schema]
+        return table.cast(pa.schema(kinds))
     except FileNotFoundError:
         raise DataError(f"{path.name}: there is no such file") from None
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -123,11 +124,11 @@ def _short(kind: pa.DataType) -> str:
 
 
 def _check_columns(name: str, found: Sequence[str], wanted: Sequence[str]) -> None:
+    shown = ", ".join(found) if all(one.isidentifier() for one in found) else f"{len(found)} columns"
     if not set(wanted) <= set(found):
-        shown = ", ".join(found) if all(one.isidentifier() for one in found) else f"{len(found)} columns"
         raise DataError(f"{name}: expected the columns {', '.join(wanted)}; found {shown}")
     if any(list(found).count(one) > 1 for one in wanted):
-        raise DataError(f"{name}: has a column more than once; found {', '.join(found)}")
+        raise DataError(f"{name}: has a column more than once; found {shown}")
 
 
 # databases
@@ -152,6 +153,9 @@ def _connected(site: SiteConfig) -> Iterator[Connection]:
         raise DataError("source: the URL is none that SQLAlchemy reads") from None
     try:
         with engine.connect() as line:
+            driver = line.connection.driver_connection
+            if isinstance(driver, sqlite3.Connection):  # now, since SQLAlchemy asks a pragma when it connects
+                driver.set_authorizer(_may_read)
             yield line
     except sqlalchemy.exc.SQLAlchemyError as error:
         raise DataError(_said(error)) from None
@@ -172,7 +176,6 @@ def _sqlite(url: Any, folder: Path) -> Engine:
     def connect() -> sqlite3.Connection:
         line = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
         line.execute("PRAGMA query_only = ON")
-        line.set_authorizer(_may_read)
         return line
 
     return sqlalchemy.create_engine("sqlite://", creator=connect, poolclass=sqlalchemy.pool.NullPool)
@@ -264,8 +267,10 @@ def _text(value: Any) -> str | None:
         return value.isoformat()
     if isinstance(value, bool):
         return str(int(value))
+    if isinstance(value, decimal.Decimal) and not value.is_finite():
+        value = float(value)
     if isinstance(value, float | decimal.Decimal):
-        whole = value == value and abs(value) < 1e18 and value == int(value)
+        whole = -(10**18) < value < 10**18 and value == int(value)
         return str(int(value)) if whole else str(value)
     text = str(value)
     return text if text.isprintable() or not any(0xD800 <= ord(c) < 0xE000 for c in text) else None

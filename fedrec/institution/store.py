@@ -18,7 +18,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -193,18 +193,23 @@ def save(
         _sync(base)
 
 
-def sweep(state: Path, keep: Collection[str]) -> list[str]:
-    """Delete every version but the current one and those named; returns what was deleted."""
+def versions(state: Path) -> set[str]:
+    """The names of all versions."""
+    return {path.name for path in (state / "store").glob("*") if re.fullmatch(r"[0-9a-f]{16}", path.name)}
+
+
+def drop(state: Path, version: str) -> None:
+    """Delete one version. A kill in the middle leaves no half version.
+
+    Raises:
+        DataError: it is the one in use.
+    """
     base = state / "store"
-    if not (base / "current").exists():
-        return []
     with _alone(base):
-        needed = {*keep, (base / "current").read_text(encoding="ascii").strip()}
-        gone = sorted(p.name for p in base.iterdir() if re.fullmatch(r"[0-9a-f]{16}", p.name) and p.name not in needed)
-        for version in gone:
-            (base / version).rename(base / f".new-{version}")  # a kill in the middle leaves no half version
-            shutil.rmtree(base / f".new-{version}")
-    return gone
+        if (base / "current").read_text(encoding="ascii").strip() == version:
+            raise DataError("this version of the data is in use")
+        (base / version).rename(base / f".new-{version}")
+        shutil.rmtree(base / f".new-{version}")
 
 
 def _fill(

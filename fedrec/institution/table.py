@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
+from pyarrow import compute as pc
 from pyarrow import csv as arrow_csv
 
 from fedrec.errors import DataError
@@ -83,4 +84,4 @@ def _quotes(path: Path) -> int:
 
 
 def _has_line_break(column: pa.ChunkedArray) -> bool:
-    return any("\n" in text or "\r" in text for text in column.unique().to_pylist())
+    return any(pc.any(pc.match_substring(column, mark)).as_py() for mark in "\n\r")

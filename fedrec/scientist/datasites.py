@@ -54,7 +54,9 @@ def connect(consortium: Path | str, user: str | None = None, password: str | Non
             return SyftSite(member.name, member.url, user, password, config.ca_path)
         except Refused as refusal:
             if refusal.code == "site.lost":
-                raise Unreachable(f"{refusal.reason}; start it with fedrec site serve, or mend its url in {consortium}") from None
+                raise Unreachable(
+                    f"{refusal.reason}; start it with fedrec site serve, or mend its url in {consortium}"
+                ) from None
             if refusal.code == "site.tls":
                 raise Unreachable(f"{refusal.reason}. {refusal.next_step} in {consortium}") from None
             raise
@@ -101,7 +103,9 @@ class Requests:
             if not (table["status"] == "waiting").any():
                 if require is not None and (no := table[table["status"] != require]).size:
                     who = ", ".join(f"{row.site} ({row.status})" for row in no.itertuples())
-                    raise Refused("permit.denied", f"not every institution takes part: {who}", "Ask the owners, or leave them out")
+                    raise Refused(
+                        "permit.denied", f"not every institution takes part: {who}", "Ask the owners, or leave them out"
+                    )
                 return table
             if time.monotonic() > deadline:
                 raise Refused("permit.missing", "not every owner has decided yet", "Ask them, or call wait() again")
@@ -162,7 +166,12 @@ class Datasites:
         return tuple(site for site, facts in self.requests_of(plan).items() if facts["status"] == "approved")
 
     def train(
-        self, plan: Plan, *, protocol: str | None = None, folder: Path | str | None = None, on_round: OnRound | None = None
+        self,
+        plan: Plan,
+        *,
+        protocol: str | None = None,
+        folder: Path | str | None = None,
+        on_round: OnRound | None = None,
     ) -> Run:
         """Run the plan's rounds at the sites that approved it, with a progress bar, and return the finished run.
 
@@ -211,7 +220,9 @@ class Datasites:
             self._known.pop((name, plan.fingerprint), None)
             raise SiteRefused(name, refusal) from None
         sent, received = site.line.counted
-        return Answer(name, update, answer.get("numbers", {}), received - before[1], sent - before[0], answer.get("passport", {}))
+        return Answer(
+            name, update, answer.get("numbers", {}), received - before[1], sent - before[0], answer.get("passport", {})
+        )
 
     def _update(
         self, name: str, site: SyftSite, request: str, task: RoundTask, message: dict[str, Any], answer: dict[str, Any]
@@ -231,7 +242,9 @@ class Datasites:
 
     def _put(self, site: SyftSite, request: str, name: str, data: bytes) -> None:
         target = f"/fedrec/v1/blobs/{name}"
-        reply = site.line.call("PUT", target, data, signing.headers(site.key, "PUT", target, site.uid, body=name, permit=request))
+        reply = site.line.call(
+            "PUT", target, data, signing.headers(site.key, "PUT", target, site.uid, body=name, permit=request)
+        )
         if reply.status != 200:
             raise reply.refusal()
 

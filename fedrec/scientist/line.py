@@ -32,7 +32,9 @@ class Reply:
         try:
             return Refused.from_answer(json.loads(self.body))
         except (ValueError, AttributeError):
-            return Refused("site.lost", f"the answer has the status {self.status}", "Check the site and its proxy, then resume")
+            return Refused(
+                "site.lost", f"the answer has the status {self.status}", "Check the site and its proxy, then resume"
+            )
 
 
 class _Connection(http.client.HTTPConnection):
@@ -81,7 +83,11 @@ class Line:
         return self._old[0] + now[0], self._old[1] + now[1]
 
     def call(
-        self, method: str, target: str, body: bytes | Callable[[], Iterable[bytes]] = b"", headers: Mapping[str, str] | None = None
+        self,
+        method: str,
+        target: str,
+        body: bytes | Callable[[], Iterable[bytes]] = b"",
+        headers: Mapping[str, str] | None = None,
     ) -> Reply:
         """Send one call and read the whole answer.
 

@@ -6,7 +6,7 @@ import ast
 import inspect
 import linecache
 import textwrap
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -33,6 +33,8 @@ class Plan:
         evaluate: ask for hit counts, as sums over users.
         publish: ask to install the model at the institutions.
         name: a-z, 0-9, _; part of the request's function name.
+        use: one of the purposes that the sites allow, such as "research"; purpose says it in your own words.
+        norms: largest L2 norm of an update's arrays, by name; the sites' guards hold you to it.
     """
 
     model: Model | None = None
@@ -48,6 +50,8 @@ class Plan:
     name: str = ""
     purpose: str = "Better recommendations for the users of all institutions"
     seed: int = 0
+    use: str = ""
+    norms: dict[str, float] | None = None
 
     def __post_init__(self) -> None:
         if (self.model is None) == (self.code is None):
@@ -74,6 +78,8 @@ class Plan:
             name=spec.name,
             purpose=spec.purpose,
             seed=spec.seed,
+            use=spec.use,
+            norms={name: tensor.norm for name, tensor in spec.leaves.items() if tensor.norm is not None},
         )
 
     @cached_property
@@ -98,13 +104,16 @@ class Plan:
     @cached_property
     def spec(self) -> PlanText:
         """The plan as data that has one text."""
-        model = self.built
+        model, norms = self.built, self.norms or {}
+        leaves = {name: Tensor.parse(text) for name, text in model.leaves().items()}
+        if unknown := set(norms) - set(leaves):
+            raise WrongInput(f"norms: an update has no array {sorted(unknown)[0]}")
         return PlanText(
             name=self.name or model.name,
             purpose=self.purpose,
             model=models.table_of(model),
             aggregator=aggregation.settings_of(self.merges),
-            leaves={name: Tensor.parse(text) for name, text in model.leaves().items()},
+            leaves={name: replace(tensor, norm=norms.get(name)) for name, tensor in leaves.items()},
             rounds=self.rounds or model.rounds_default,
             train=tuple(self.train),
             runs=self.runs,
@@ -113,6 +122,7 @@ class Plan:
             days=self.days,
             seed=self.seed,
             fedrec=fedrec.__version__,
+            use=self.use,
         )
 
     @cached_property
@@ -150,7 +160,10 @@ def without_docstrings(text: str) -> str:
     except (SyntaxError, ValueError) as error:
         raise WrongInput(f"own code is no Python: {error}") from None
     for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False) is not None:
+        if (
+            isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+            and ast.get_docstring(node, clean=False) is not None
+        ):
             doc = node.body[0]
             first, last = doc.lineno - 1, (doc.end_lineno or doc.lineno) - 1
             before = lines[first].encode()[: doc.col_offset].decode()

@@ -25,6 +25,7 @@ def plan_of(config: RunConfig) -> Plan:
     common: dict[str, Any] = {
         "aggregator": merges, "rounds": config.rounds, "train": (config.protocol,), "evaluate": bool(config.evaluate),
         "publish": config.publish, "name": config.name, "purpose": config.purpose, "seed": config.seed,
+        "use": config.use or "",
     }  # fmt: skip
     if config.code_path is None:
         return Plan(model=models.create(str(config.model.name), config.model.settings), **common)

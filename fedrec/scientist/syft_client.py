@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import linecache
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import syft as sy
+from IPython.utils.capture import capture_output
 from nacl.signing import SigningKey
 from syft.client.api import SyftAPICall, post_process_result
 from syft.client.client import HTTPConnection
@@ -44,11 +44,13 @@ class LineConnection(HTTPConnection):  # type: ignore[misc]
     def _make_get(self, path: str, params: dict[str, Any] | None = None, stream: bool = False) -> bytes:  # noqa: ARG002
         return self._plain("GET", path + (f"?{urlencode(params)}" if params else ""))
 
-    def _make_post(self, path: str, json: dict[str, Any] | None = None, data: bytes | None = None) -> bytes:  # noqa: A002
+    def _make_post(self, path: str, json: dict[str, Any] | None = None, data: bytes | None = None) -> bytes:
         return self._plain("POST", path, _dumps(json) if data is None else data)
 
     def make_call(self, signed_call: Any) -> Any:
-        return _deserialize(self._plain("POST", "/api/v2/api_call", _serialize(signed_call, to_bytes=True)), from_bytes=True)
+        return _deserialize(
+            self._plain("POST", "/api/v2/api_call", _serialize(signed_call, to_bytes=True)), from_bytes=True
+        )
 
     def _plain(self, method: str, target: str, body: bytes = b"") -> bytes:
         headers = {"Content-Type": "application/json"} if target.endswith("/login") else {}
@@ -78,7 +80,9 @@ class SyftSite:
         except SyftException as error:
             text = str(error.public_message or error)
             if "Invalid credentials" in text:
-                raise Refused("login.password", f"{name}: e-mail or password is wrong", "Check FEDREC_USER and FEDREC_PASSWORD") from None
+                raise Refused(
+                    "login.password", f"{name}: e-mail or password is wrong", "Check FEDREC_USER and FEDREC_PASSWORD"
+                ) from None
             raise refusal_of(text) from None
         self.uid = str(self.client.id.no_dash)
         self.key: SigningKey = self.client.credentials.signing_key
@@ -138,8 +142,8 @@ class SyftSite:
 
 @contextlib.contextmanager
 def quiet() -> Any:
-    """Keep what PySyft prints off the terminal. Not for threads: enter it once, around them."""
-    with contextlib.redirect_stdout(io.StringIO()):
+    """Keep what PySyft prints and displays off terminal and notebook. Not for threads: enter it once, around them."""
+    with capture_output(stderr=False):
         yield
 
 
@@ -150,6 +154,10 @@ def said() -> Any:
         yield
     except SyftException as error:
         raise refusal_of(str(error.public_message or error)) from None
+    except AttributeError as error:  # the schema that the site gave this account leaves the call out
+        if "has no submodule or method" not in str(error):
+            raise
+        raise Refused("gate.role", "this account may not call this", "Use an account with the role for it") from None
 
 
 def refusal_of(text: str) -> Refused:

@@ -28,9 +28,10 @@ from pathlib import Path
 
 import pandas as pd
 import syft as sy
-from IPython.display import clear_output
+from IPython.display import HTML, clear_output
 
 from fedrec.exchange.request import check
+from fedrec.institution.review import html_of
 from fedrec.institution.serve import status
 
 folder = Path(os.environ["FEDREC_SITE"])
@@ -83,6 +84,19 @@ pd.DataFrame(
 ids = {name: waiting[name].id.no_dash for name in EXPECTED}
 own_code = ids["my_factors"]
 # !fedrec requests show "{folder}" {own_code}
+
+# %% [markdown]
+# The same as a page. *What to look at* is read from the code by the machine, line by line: it points, you judge.
+
+
+# %%
+def shown(name):
+    """What `fedrec requests show` says of a request, as data."""
+    command = ["fedrec", "requests", "show", str(folder), ids[name], "--json", "-"]
+    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+HTML(html_of(shown("my_factors")))
 
 # %% [markdown]
 # The other two are *recipes*: models of the fedrec that you have installed, with settings. The same facts side by
@@ -139,15 +153,14 @@ waiting["itemcf"].deny(reason="ease already has these counts; we send them once"
 
 # %% tags=["final-table"]
 rows = {}
-for name, request in ids.items():
-    command = ["fedrec", "requests", "show", str(folder), request, "--json", "-"]
-    shown = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    permit, used = shown["permit"] or {"tasks": {}, "not_after": ""}, shown["facts"]["used"]
+for name in ids:
+    told = shown(name)
+    permit, used = told["permit"] or {"tasks": {}, "not_after": ""}, told["facts"]["used"]
     rows[name] = {
-        "decision": shown["status"],
-        "by": shown["decided_by"],
+        "decision": told["status"],
+        "by": told["decided_by"],
         "used": ", ".join(f"{kind} {used.get(kind, 0)} of {count}" for kind, count in permit["tasks"].items() if count),
         "until": permit["not_after"],
-        "reason": shown["reason"],
+        "reason": told["reason"],
     }
 pd.DataFrame(rows).T

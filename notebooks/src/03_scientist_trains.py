@@ -209,8 +209,8 @@ runs["my_factors"].plot("ndcg@10")
 runs["ease"].plot("ndcg@10")
 
 # %% [markdown]
-# All members together. A figure here has a standard error of about 8 %, so the gain of the first two models is one,
-# and `itemcf`, at three cinemas with the settings of its textbook, is about as good with and without the others.
+# All members together. Such a figure has a standard error of about 8 %: the first two models gain more than that,
+# `itemcf` at three cinemas does not.
 
 # %% tags=["final-table"]
 every = pd.concat({name: run.evaluate() for name, run in runs.items()}, names=["model", None])

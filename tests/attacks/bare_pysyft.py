@@ -1,6 +1,6 @@
 """PySyft's own server as it comes, without fedrec around it: the control of attacks on what fedrec closes.
 
-    python tests/attacks/bare_pysyft.py FOLDER PORT ROOT_PASSWORD
+python tests/attacks/bare_pysyft.py FOLDER PORT ROOT_PASSWORD
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import subprocess
 import sys
@@ -156,17 +155,3 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bare]:
     finally:
         process.kill()
         process.wait()
-
-
-def peak_mb(pid: int) -> float:
-    """The most memory that a process has had since `forget_peak`; MB."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM"):
-            return int(line.split()[1]) / 1000
-    raise AssertionError("no VmHWM")
-
-
-def forget_peak(pid: int) -> None:
-    """Let the kernel count a process's most memory anew."""
-    with open(os.path.join("/proc", str(pid), "clear_refs"), "w") as file:
-        file.write("5")

@@ -83,7 +83,11 @@ def test_another_scientist_cannot_use_or_read_under_this_permit(defence, arena):
 def test_an_unsigned_call_of_the_own_routes_is_refused(defence, arena):
     here = arena(defence, "signature")
     approved, update = trained(here)
-    for changes in ({"X-Fedrec-Signature": ""}, {"X-Fedrec-Signature": "00" * 64}, {"X-Fedrec-Nonce": secrets.token_hex(16)}):
+    for changes in (
+        {"X-Fedrec-Signature": ""},
+        {"X-Fedrec-Signature": "00" * 64},
+        {"X-Fedrec-Nonce": secrets.token_hex(16)},
+    ):
         got = own_route(here.ada, "GET", f"/fedrec/v1/blobs/{update}", permit=approved.id, **changes)
         assert code_of(got) == ("gate.signature" if defence else 200)
     bobs = here.bob.key.verify_key.encode().hex()
@@ -105,7 +109,9 @@ def test_an_overheard_call_of_the_own_routes_cannot_be_sent_again(defence, arena
 def test_a_call_from_an_hour_ago_is_refused(defence, strong):
     approved, update = trained(strong)
     target, nonce = f"/fedrec/v1/blobs/{update}", secrets.token_hex(16)
-    when = str(int(time.time()) - (3600 if defence else 60))  # a minute off is fine: the same call shows that only time counts
+    when = str(
+        int(time.time()) - (3600 if defence else 60)
+    )  # a minute off is fine: the same call shows that only time counts
     message = signing.message("GET", target, strong.ada.uid, signing.EMPTY, when, nonce, approved.id)
     headers = own_headers(strong.ada, "GET", target, approved.id) | {
         "X-Fedrec-Time": when,
@@ -127,11 +133,15 @@ def test_a_blob_above_the_sites_limit_is_refused_and_leaves_nothing(arena):
     here = arena(False)  # the small site, with all its defences: it takes one megabyte
     approved = approve_one(here.ada, here.owner, fresh(), here.n_items)
     assert code_of(put(here.ada, approved.id, secrets.token_bytes(1_000_001))) == "gate.size"
-    assert [path.name for path in (here.site.folder / "state" / "blobs" / "in" / approved.id).iterdir()] == [approved.base]
+    assert [path.name for path in (here.site.folder / "state" / "blobs" / "in" / approved.id).iterdir()] == [
+        approved.base
+    ]
     assert code_of(put(here.ada, approved.id, secrets.token_bytes(1_000_000))) == 200
 
 
-@pytest.mark.parametrize("name", ["..%2F..%2Fledger.sqlite", "%2e%2e", "A" * 64, "0" * 63, "0" * 64 + "%0a", "site.key"])
+@pytest.mark.parametrize(
+    "name", ["..%2F..%2Fledger.sqlite", "%2e%2e", "A" * 64, "0" * 63, "0" * 64 + "%0a", "site.key"]
+)
 def test_a_blobs_name_is_never_a_path(name, strong):
     approved, _ = trained(strong)
     status, body = own_route(strong.ada, "GET", f"/fedrec/v1/blobs/{name}", permit=approved.id)
@@ -146,7 +156,9 @@ def test_a_job_of_another_request_is_not_told(strong):
     own = approve_one(strong.bob, strong.owner, fresh(), strong.n_items)
     assert code_of(own_route(strong.ada, "GET", f"/fedrec/v1/jobs/{job}?wait=0", permit=approved.id)) == 200
     assert code_of(own_route(strong.bob, "GET", f"/fedrec/v1/jobs/{job}?wait=0", permit=own.id)) == "job.missing"
-    assert code_of(own_route(strong.bob, "GET", f"/fedrec/v1/jobs/{job}?wait=0", permit=approved.id)) == "permit.missing"
+    assert (
+        code_of(own_route(strong.bob, "GET", f"/fedrec/v1/jobs/{job}?wait=0", permit=approved.id)) == "permit.missing"
+    )
 
 
 def test_an_owner_has_no_business_on_the_scientists_routes(strong):

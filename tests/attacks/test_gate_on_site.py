@@ -6,9 +6,22 @@ import json
 import secrets
 
 import pytest
-from conftest import forget_peak, peak_mb
+from memory import forget_peak, peak_mb
 from nacl.signing import SigningKey
-from real_sites import ADA_PASSWORD, approve_one, call_bytes, fresh, function_of, http_call, login, raw, send, submit_one, text_of
+from real_sites import (
+    ADA_PASSWORD,
+    approve_one,
+    call_bytes,
+    fresh,
+    function_of,
+    http_call,
+    login,
+    raw,
+    run_task,
+    send,
+    submit_one,
+    text_of,
+)
 
 from fedrec.demo.sites import SCIENTIST
 from fedrec.errors import Refused
@@ -70,9 +83,13 @@ def test_an_owner_cannot_make_an_administrator(strong, bare):
 @BOTH
 def test_a_call_of_nobody_is_not_taken(defence, strong, bare):
     url, uid = (strong.url, strong.ada.uid) if defence else (bare.url, bare_uid(bare))
-    answers = [text_of(send(url, call_bytes(NOBODY, uid, path))) for path in ("dataset.get_all", "user.get_current_user")]
+    answers = [
+        text_of(send(url, call_bytes(NOBODY, uid, path))) for path in ("dataset.get_all", "user.get_current_user")
+    ]
     if defence:
-        assert set(answers) == {"gate.role: this key has no account here, or it is disabled. Ask the data owner for one"}
+        assert set(answers) == {
+            "gate.role: this key has no account here, or it is disabled. Ask the data owner for one"
+        }
     else:
         assert answers[0] == "DictTuple"  # the data sets
 
@@ -101,7 +118,11 @@ def test_a_call_sent_twice_is_executed_once(defence, arena):
     body = call_bytes(here.ada.key, here.ada.uid, "dataset.get_all")
     assert text_of(send(here.url, body)) == "DictTuple"
     again = text_of(send(here.url, body))
-    assert again == ("gate.replay: this call was made before. Make a new call; a resent one is never executed" if defence else "DictTuple")
+    assert again == (
+        "gate.replay: this call was made before. Make a new call; a resent one is never executed"
+        if defence
+        else "DictTuple"
+    )
 
 
 @BOTH
@@ -135,7 +156,9 @@ def test_a_scientist_cannot_approve_his_own_request(defence, arena):
     request = submit_one(as_scientist, fresh())
     import syft as sy
 
-    assert text_of(raw(as_scientist, "request.apply", sy.UID(request))).startswith("gate.role: a scientist may not call this")
+    assert text_of(raw(as_scientist, "request.apply", sy.UID(request))).startswith(
+        "gate.role: a scientist may not call this"
+    )
     role("owner")
     answer = text_of(raw(as_scientist, "request.apply", sy.UID(request)))
     if defence:
@@ -183,7 +206,9 @@ def test_code_cannot_be_tried_on_the_mock_in_the_servers_process(defence, strong
     linecache.cache["<look>"] = (len(source), None, source.splitlines(True), "<look>")
     namespace = {}
     exec(compile(source, "<look>", "exec"), namespace)
-    ada.code.request_code_execution(sy.syft_function(input_policy=sy.MixedInputPolicy(client=ada, x=dict))(namespace["look"]))
+    ada.code.request_code_execution(
+        sy.syft_function(input_policy=sy.MixedInputPolicy(client=ada, x=dict))(namespace["look"])
+    )
     ada.refresh()
     ada.code.look(x={"a": 1})
     assert mark.exists()
@@ -206,8 +231,16 @@ def test_the_private_side_of_a_data_set_cannot_be_read_and_holds_no_rows(strong,
     uid = dataset.assets[0].action_id
     for who in (strong.ada, strong.bob):
         assert text_of(raw(who, "action.get", uid)).startswith("gate.role: only results of approved calls can be read")
-    assert text_of(raw(strong.owner, "action.get", uid)).startswith("gate.role: a owner may not call this")
-    weak = arena(False, "role", "results")  # with both walls away PySyft still refuses the scientist, and gives the owner this
+    four = raw(strong.owner, "action.get", uid).value.syft_action_data  # the handle: figures, and no row
+    assert list(four.columns) == ["version", "rows", "users", "items"]
+    assert len(four) == 1
+    for other in (dataset.id, dataset.assets[0].id, sy.UID()):
+        assert text_of(raw(strong.owner, "action.get", other)).startswith(
+            "gate.role: an owner reads the data set's handle"
+        )
+    weak = arena(
+        False, "role", "results"
+    )  # with both walls away PySyft still refuses the scientist, and gives the owner this
     (dataset,) = weak.ada.client.datasets
     uid = sy.UID.from_string(dataset.assets[0].action_id.no_dash)
     assert text_of(raw(weak.ada, "action.get", uid)) == "Item not found."
@@ -219,7 +252,10 @@ def test_the_private_side_of_a_data_set_cannot_be_read_and_holds_no_rows(strong,
 @BOTH
 def test_passwords_cannot_be_tried_without_end(defence, arena):
     here, who = arena(defence, "rate"), f"{secrets.token_hex(4)}@x.example"
-    tries = [http_call(here.url, "POST", "/api/v2/login", json.dumps({"email": who, "password": "x"}).encode()) for _ in range(11)]
+    tries = [
+        http_call(here.url, "POST", "/api/v2/login", json.dumps({"email": who, "password": "x"}).encode())
+        for _ in range(11)
+    ]
     assert {status for status, _ in tries[:10]} == {200}
     assert (tries[10][0] == 429) is defence
     if defence:
@@ -231,7 +267,9 @@ def test_anothers_result_is_not_given(defence, arena):
     here = arena(defence, "results")
     approved = approve_one(here.ada, here.owner, fresh(), here.n_items)
     result = getattr(here.ada.client.code, approved.function)(task={})
-    assert text_of(raw(here.bob, "action.get", result.id)) == "Item not found."  # PySyft's own wall, with and without ours
+    assert (
+        text_of(raw(here.bob, "action.get", result.id)) == "Item not found."
+    )  # PySyft's own wall, with and without ours
     assert dict(raw(here.ada, "action.get", result.id).value.syft_action_data)["code"] == "task.form"
     here.owner.undo(approved.id, "enough")
     answer = raw(here.ada, "action.get", result.id)
@@ -245,6 +283,18 @@ def test_bob_has_an_account_and_is_still_refused_adas_request(strong):
     approved = approve_one(strong.ada, strong.owner, fresh(), strong.n_items)
     import syft as sy
 
-    code = next(item for item in strong.ada.client.requests if item.id.no_dash == approved.id).changes[0].linked_user_code
+    code = (
+        next(item for item in strong.ada.client.requests if item.id.no_dash == approved.id).changes[0].linked_user_code
+    )
     answer = raw(strong.bob, "code.call", uid=sy.UID(code.object_uid.no_dash), task={})
     assert text_of(answer) == "permit.missing: this account has no such request here. Submit the plan first"
+
+
+@BOTH
+def test_a_permit_for_one_round_gives_no_second(defence, arena):
+    here = arena(defence, "rounds")
+    approved = approve_one(here.ada, here.owner, fresh(runs=5), here.n_items, rounds=1)
+    answers = [run_task(here.ada, approved) for _ in range(3)]
+    assert [answer["status"] for answer in answers] == ["done", *["refused" if defence else "done"] * 2]
+    if defence:
+        assert answers[1]["code"] == "permit.rounds"

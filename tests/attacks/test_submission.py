@@ -40,7 +40,9 @@ def test_code_hidden_in_the_argument_names_of_a_clean_looking_submission_does_no
     submitted.input_kwargs = [f"site=site, task=task)\n    open({str(mark)!r}, 'w').close() #"]
     answer = submit(here, submitted, plan)
     if defence:
-        assert text_of(answer).startswith("request.form: the field input_kwargs is not the one of the form. Use this form:")
+        assert text_of(answer).startswith(
+            "request.form: the field input_kwargs is not the one of the form. Use this form:"
+        )
         assert plan.fingerprint not in {item["fingerprint"] for item in requests_at(here)}
     else:
         shown = here.owner.client.requests

@@ -15,7 +15,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from fedrec.exchange import signing
 from fedrec.institution import app, gate, ledger, pysyft, serve, site
 from fedrec.institution.blobs import Blobs
 from fedrec.institution.decisions import Decisions
@@ -131,10 +130,14 @@ def weak_reservable(*given: Any) -> None:
         reservable(*given)
 
 
+def _ready(facts: Any) -> None:
+    sys.stdout.write(json.dumps(facts) + "\n")
+    sys.stdout.flush()
+
+
 if __name__ == "__main__":
     gate.PATHS = app.PATHS = WeakPaths(gate.PATHS)  # type: ignore[attr-defined]
     app.Gate, app.Calls, app.Decisions = WeakGate, WeakCalls, WeakDecisions  # type: ignore[misc, attr-defined]
     pysyft.SyftServer, site.Blobs = WeakServer, WeakBlobs  # type: ignore[misc, attr-defined]
     ledger.reservable = weak_reservable  # type: ignore[attr-defined]
-    signing.WINDOW_S = 10**9 if off("time") else signing.WINDOW_S
-    serve.serve(FOLDER, os.environ.pop("FEDREC_OWNER_PASSWORD"), lambda facts: print(json.dumps(facts), flush=True))
+    serve.serve(FOLDER, os.environ.pop("FEDREC_OWNER_PASSWORD"), _ready)

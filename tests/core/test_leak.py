@@ -2,7 +2,6 @@
 
 A model that may not sample the held-out item as a negative has been told what not to answer.
 """
-# ruff: noqa: ARG002 (the protocol fixes the arguments)
 
 from dataclasses import dataclass
 from typing import ClassVar

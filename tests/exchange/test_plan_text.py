@@ -65,7 +65,8 @@ literals = st.recursive(
     max_leaves=5,
 )
 sizes = st.lists(st.just("items") | st.integers(1, 10**6), max_size=3).map(tuple)
-tensors = st.builds(Tensor, st.sampled_from(["float16", "float32", "float64", "int32", "int64"]), sizes)
+norms = st.none() | st.floats(0, exclude_min=True, allow_infinity=False)
+tensors = st.builds(Tensor, st.sampled_from(["float16", "float32", "float64", "int32", "int64"]), sizes, norms)
 protocols = st.permutations(["p1", "p2", "p3", "all"]).flatmap(
     lambda all_: st.integers(1, 4).map(lambda n: tuple(all_[:n]))
 )
@@ -84,6 +85,7 @@ plans = st.builds(
     days=st.integers(1, 100_000),
     seed=st.integers(0, 2**32 - 1),
     fedrec=texts,
+    use=st.just("") | st.from_regex(r"[a-z0-9][a-z0-9-]{0,62}", fullmatch=True),
 )
 
 
@@ -270,6 +272,17 @@ WRONG = {
     '[modes]\nname = "ease"': '[model]\nname = "ease"',
     "[aggregator]\nname = 5": '[aggregator]\nname = "sum"',
     "extra = 1\nseed = 0": "seed = 0",
+    'use = ""\nfedrec = ""': 'fedrec = ""',
+    'use = "Any"\nfedrec = ""': 'fedrec = ""',
+    'use = 5\nfedrec = ""': 'fedrec = ""',
+    'fedrec = ""\nuse = "research"': 'fedrec = ""',
+    '"float32 items x items norm 0.0"': '"float32 items x items"',
+    '"float32 items x items norm -1.0"': '"float32 items x items"',
+    '"float32 items x items norm inf"': '"float32 items x items"',
+    '"float32 items x items norm nan"': '"float32 items x items"',
+    '"float32 items x items norm 1"': '"float32 items x items"',
+    '"float32 items x items norm 1.0 norm 2.0"': '"float32 items x items"',
+    '"float32 items x items norm "': '"float32 items x items"',
     "days = 30\nmore = 1": "days = 30",
     "[asked]": "[asks]",
 }
@@ -295,3 +308,5 @@ def test_counts_and_sizes_are_worked_out():
     tensor = Tensor.parse("float16 items x 64")
     assert (tensor.sized(10), tensor.nbytes(10), str(tensor)) == ((10, 64), 1280, "float16 items x 64")
     assert Tensor("float64", ()).nbytes(10) == 8
+    assert str(Tensor.parse("float32 items x 64 norm 10.0")) == "float32 items x 64 norm 10.0"
+    assert Tensor.parse(str(Tensor("float64", (), 0.5))) == Tensor("float64", (), 0.5)

@@ -22,7 +22,7 @@ def jail() -> Iterator[Jail]:
     began = time.monotonic()
     made = Jail(2)
     made.wait_ready()
-    print(f"\nwarm parent of the jail: {time.monotonic() - began:.1f} s")  # noqa: T201
+    print(f"\nwarm parent of the jail: {time.monotonic() - began:.1f} s")
     yield made
     made.close()
 

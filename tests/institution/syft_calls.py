@@ -5,11 +5,16 @@ Prints one JSON object: hex of calls by name, and whether a canary was deseriali
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import sys
 from pathlib import Path
 
+import capnp
 from nacl.signing import SigningKey
+
+_SYFT = Path(str(importlib.util.find_spec("syft").origin)).parent
+SCHEMA = capnp.load(str(_SYFT / "capnp" / "recursive_serde.capnp")).RecursiveSerde  # PySyft's own, without PySyft
 
 SITE = "5" * 12 + "4" + "5" * 3 + "a" + "5" * 15  # a UUID of version 4
 KEYS = {
@@ -69,7 +74,7 @@ def main(canary: Path) -> None:
     woken = [canary.exists()]
     _ = _deserialize(blob=calls["canary"], from_bytes=True).message
     woken.append(canary.exists())
-    print(json.dumps({"calls": {name: data.hex() for name, data in calls.items()}, "woken": woken}))  # noqa: T201
+    print(json.dumps({"calls": {name: data.hex() for name, data in calls.items()}, "woken": woken}))
 
 
 if __name__ == "__main__":

@@ -213,6 +213,13 @@ def test_an_unknown_request_is_refused_and_a_known_plan_is_not_submitted_twice(s
         (own(), 'models = ["popularity"]\nown_code = true', "plan.model"),
         (recipe(runs=21), "train = 20", "plan.rounds"),
         (recipe(), "publish = false", "plan.publish"),
+        (recipe(), 'purposes = ["research"]', "plan.purpose"),
+        (replace(recipe(), use="marketing"), 'purposes = ["research", "teaching"]', "plan.purpose"),
+        *(
+            (recipe(model={"l2": value}), '[limits.settings]\n"ease.l2" = [1.0, 1000.0]', "plan.setting")
+            for value in (0.999, 1000.1, -1, 0, True, "10", [10.0])
+        ),
+        (replace(recipe(), model={"name": "ease"}), 'settings = {"ease.l2" = [1, 1000]}', "plan.setting"),
         (replace(recipe(), leaves={"gram": Tensor("float64", (10**9, 10**9))}), "", "plan.bytes"),
         (
             replace(recipe(), leaves={"gram": Tensor("float32", ("items", 31251))}),
@@ -236,3 +243,25 @@ def test_control_at_the_limit_a_plan_is_accepted(tmp_path):
     check_limits(replace(recipe(), leaves={"gram": Tensor("float32", ("items", 31250))}), site.config, 8)  # 1,000,000
     check_limits(replace(recipe(), model={"name": "echo"}), site.config, 8)
     site.close()
+
+
+def test_control_an_allowed_use_and_a_setting_at_its_edge_are_accepted_and_stand_in_the_permit(tmp_path):
+    limits = 'purposes = ["research"]\nsettings = {"ease.l2" = [1, 1000], "mf.rate" = [0, 1]}\n'
+    site = make_site(tmp_path, limits)
+    for value in (1, 1.0, 1000.0):
+        check_limits(replace(recipe(model={"l2": value}), use="research"), site.config, 8)
+    permit = approved(site, replace(recipe(), use="research")).signed_permit
+    assert (permit["purpose"], permit["use"], permit["ranges"]) == ("P", "research", {"ease.l2": [1.0, 1000.0]})
+    assert check_limits(replace(recipe("popularity"), use="research"), site.config, 8) is None
+    site.close()
+
+
+def test_limits_that_became_tighter_hold_at_the_next_call(tmp_path):
+    site = make_site(tmp_path)
+    row = approved(site, recipe())
+    path = site.folder / "site.toml"
+    path.write_text(path.read_text() + 'purposes = ["teaching"]\n')
+    site.close()
+    again = Site.open(site.folder)
+    assert code_of(Jobs(again, Idle()).start, row.key, row.fingerprint, task(sent(again, row, START))) == "plan.purpose"
+    again.close()

@@ -56,6 +56,23 @@ def test_an_update_that_differs_in_one_thing_is_refused_for_it(change, code):
     assert code_of(GUARD.check, tensors, 50) == code
 
 
+@pytest.mark.parametrize(
+    ("value", "code"), [(2.0, ""), (2.000001, ""), (2.001, "guard.norm"), (-2.001, "guard.norm"), (1e38, "guard.norm")]
+)
+def test_the_declared_norm_is_the_largest_that_passes(value, code):
+    guard = Guard({"g": Tensor.parse("float32 items x 2 norm 2.0"), "n": Tensor.parse("int64 1")}, 3, 100)
+    update = good()
+    update["g"][:] = 0
+    update["g"][1, 1] = value
+    assert code_of(guard.check, update, 50) == code
+    assert code_of(GUARD.check, update, 50) == ""  # control: without a declared norm any finite number passes
+
+
+def test_a_norm_beyond_the_largest_float_is_above_any_declared_one():
+    guard = Guard({"g": Tensor.parse("float64 2 norm 1e308")}, 3, 100)
+    assert code_of(guard.check, {"g": np.full(2, 1.5e308)}, 50) == "guard.norm"
+
+
 def test_rows_behind_which_too_few_users_stand_are_zero():
     """Item 0 has three users, item 1 two, item 2 one; a user counts once however often he touched it."""
     seen = sparse.csr_matrix(np.array([[5, 1, 0], [1, 1, 0], [1, 0, 9]], np.float32))

@@ -138,6 +138,12 @@ def test_what_own_code_prints_stays_with_the_owner(site, jobs, capfd):
     assert "canary-print" in next((site.state / "log").glob("*.log")).read_text()
 
 
+def test_what_own_code_prints_does_not_fill_the_owners_disk(site, jobs):
+    answer = train(site, jobs, approved(site, own('for _ in range(50):\n    print("x" * 10**5)')), VECTOR)
+    assert answer["status"] == "done"
+    assert next((site.state / "log").glob("*.log")).stat().st_size == 10**6
+
+
 @pytest.mark.parametrize(
     ("gives", "code"),
     [
@@ -149,6 +155,7 @@ def test_what_own_code_prints_stays_with_the_owner(site, jobs, capfd):
         ('{"v": np.full(8, 1e300)}', "guard.finite"),  # infinite as float32
         ('{"v": np.ones(9)}', "guard.shape"),
         ('{"v": np.ones((8, 1))}', "guard.shape"),
+        ('{"v": np.ones(10_000_000)}', "guard.bytes"),  # 40 MB, and the site takes one: not even read
         ('{"v": np.ones(len(rows.user))}', "guard.shape"),
         ('{"v": np.ones(8, dtype=np.int64)}', "guard.dtype"),
         ('{"v": np.ones(8, dtype=bool)}', "guard.dtype"),
@@ -292,7 +299,7 @@ def test_a_job_starts_from_the_warm_parent(site, jobs):
         answer = train(site, jobs, row)
         took.append(time.monotonic() - began)
         assert set(answer["passport"]) == FIELDS | {"signature"}
-    print(f"\na job of 30 rows in the jail: {1000 * float(np.median(took)):.0f} ms")  # noqa: T201
+    print(f"\na job of 30 rows in the jail: {1000 * float(np.median(took)):.0f} ms")
 
 
 def test_control_a_jail_of_level_one_does_not_hide_files_and_one_that_has_ended_refuses(tmp_path):

@@ -310,3 +310,23 @@ def test_a_passport_of_another_site_is_not_this_sites(site, jobs):
     assert signed_by(passport, site.keys.public)
     assert not signed_by(passport, "ab" * 32)
     assert not signed_by({**passport, "rows": 19}, site.keys.public)
+
+
+def test_a_round_without_the_private_state_of_the_round_before_is_refused(site, jobs):
+    """After an older backup: starting fresh in the middle would give another model without a word."""
+    row = approved(site, own())
+    train(site, jobs, row, VECTOR, number=0)
+    (site.state / "private" / row.id / "r" / "0.safetensors").unlink()
+    answer = ended(site, jobs, row, task(sent(site, row, {"v": np.ones(8, np.float32)}), number=1))
+    assert (answer["status"], answer["code"]) == ("refused", "task.round")
+
+
+def test_a_permit_for_another_consortium_ends_at_the_next_start(site, jail):
+    row = approved(site, own())
+    (site.folder.parent / "items.csv").write_text("item\n" + "".join(f"{item}\n" for item in reversed(ITEMS)))
+    site.close()
+    again = Site.open(site.folder)
+    Jobs(again, jail).recover()
+    found = again.ledger.request(row.id)
+    assert (found.decision, found.signed_permit) == ("revoked", None)
+    assert "catalogue" in found.reason

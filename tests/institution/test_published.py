@@ -7,11 +7,13 @@ import time
 
 import numpy as np
 import pytest
-from small_site import ITEMS, approved, ended, recipe, sent, task, train
+from small_site import ITEMS, approved, ended, events, recipe, sent, task, train
 
 from fedrec.errors import WrongInput
 from fedrec.exchange.wire import digest
-from fedrec.institution.published import Published
+from fedrec.institution import audit
+from fedrec.institution.published import KEPT, Published
+from fedrec.institution.serve import _Commands
 
 COUNTS = {"counts": np.arange(1, 9, dtype=np.float32)}  # film-7 is the best
 
@@ -58,4 +60,47 @@ def test_a_reader_never_finds_a_model_half_replaced_even_when_the_same_one_comes
     stop.set()
     thread.join()
     assert {str(value) for value in found} == {"['film-7']"}
-    assert len(list((site.state / "models").glob("*/lists.safetensors"))) <= 2
+    assert len(list((site.state / "models").glob("*/lists.safetensors"))) == KEPT
+
+
+def test_versions_use_and_rollback(site, jobs):
+    row, published = approved(site, recipe("popularity", runs=30)), Published(site.state)
+    permit = site.ledger.request(row.id).signed_permit["id"]
+    for wrong in (published.rollback, lambda: published.use("1")):
+        with pytest.raises(WrongInput):
+            wrong()
+    for number in range(1, KEPT + 3):
+        train(site, jobs, row, run=f"r{number}")
+        sent_model = sent(site, row, {"counts": COUNTS["counts"] * number})
+        assert ended(site, jobs, row, task(sent_model, "publish", run=f"r{number}"))["status"] == "done"
+    kept = published.versions()
+    assert [one["number"] for one in kept] == [3, 4, 5, 6, 7]
+    assert [one["number"] for one in kept if one["served"]] == [7]
+    assert {(one["scientist"], one["permit"], one["request"]) for one in kept} == {(row.scientist, permit, row.id)}
+    assert published.use("4")["run"] == "r4"
+    assert published.current()["run"] == "r4"
+    assert published.rollback()["number"] == 7
+    assert published.rollback()["number"] == 6
+    assert published.rollback()["number"] == 5
+    assert published.use(kept[0]["folder"][:12])["number"] == 3
+    for wrong in ("2", "99", "", ".", "../../x", kept[0]["folder"][:3]):
+        with pytest.raises(WrongInput, match="models list"):
+            published.use(wrong)
+    assert published.current()["run"] == "r3"
+    assert published.recommend("nobody", 1, ITEMS) == (["film-7"], False)
+
+
+def test_the_owner_chooses_through_the_control_socket_and_the_log_says_so(site, jobs):
+    row, commands = approved(site, recipe("popularity", runs=3)), _Commands(site, None, {}, jobs)
+    for run in ("a", "b"):
+        train(site, jobs, row, run=run)
+        ended(site, jobs, row, task(sent(site, row, COUNTS), "publish", run=run))
+    assert commands._do({"op": "models.use", "version": "1"})["run"] == "a"
+    assert commands._do({"op": "models.rollback"})["run"] == "b"
+    with pytest.raises(WrongInput):
+        commands._do({"op": "models.use", "version": "9"})
+    assert events(site, "models.use") == ["intent", "done", "intent", "error WrongInput"]
+    assert events(site, "models.rollback") == ["intent", "done"]
+    (one,) = (e for e in audit.read(site.audit.path) if (e["act"], e["outcome"]) == ("models.rollback", "done"))
+    permit = site.ledger.request(row.id).signed_permit["id"]
+    assert one["detail"] == {"model": digest(COUNTS), "number": 2, "permit": permit}

@@ -210,7 +210,9 @@ def test_a_revoke_between_two_rounds_stops_the_run_at_the_last_committed_round(f
     with pytest.raises(Refused) as refusal:
         run.finish(revoke)
     text = str(refusal.value)
-    assert text.startswith("permit.revoked: borealis: the data owner revoked this permit: new management (round 1 of 3; ")
+    assert text.startswith(
+        "permit.revoked: borealis: the data owner revoked this permit: new management (round 1 of 3; "
+    )
     assert f"Resume with fedrec run --resume {run.folder}" in text
     assert [line["round"] for line in run.log] == [0]
     again = Run.resume(federation, run.folder)

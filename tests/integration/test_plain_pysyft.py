@@ -50,15 +50,30 @@ def test_approve_from_a_plain_client_gives_the_permit_of_the_command_line(here, 
     plans = [fresh(runs=5, evaluate=True, publish=True), fresh(runs=5, evaluate=True, publish=True)]
     ids = [real_sites.submit_one(here, plan) for plan in plans]
     request_of(owner, ids[0]).approve(rounds=3, hours="0-24", until="2090-01-01T00:00:00Z")
-    decide(aurora, "approve", str(aurora.folder), ids[1], "--rounds", "3", "--hours", "0-24", "--until", "2090-01-01T00:00:00Z")
+    decide(
+        aurora,
+        "approve",
+        str(aurora.folder),
+        ids[1],
+        "--rounds",
+        "3",
+        "--hours",
+        "0-24",
+        "--until",
+        "2090-01-01T00:00:00Z",
+    )
     first, second = (shown(aurora, request) for request in ids)
     own = {"id", "request", "fingerprint", "purpose", "not_before", "not_after", "approved_at", "signature"}
     assert list(first["permit"]) == list(second["permit"])
-    assert {k: v for k, v in first["permit"].items() if k not in own} == {k: v for k, v in second["permit"].items() if k not in own}
+    assert {k: v for k, v in first["permit"].items() if k not in own} == {
+        k: v for k, v in second["permit"].items() if k not in own
+    }
     # 5 runs of 1 round asked, 3 given; p1 evaluated twice a run; published once a run
     assert first["permit"]["tasks"] == {"train": 3, "evaluate": 10, "publish": 5}
     assert first["permit"]["approver"] == aurora.owner
-    assert (first["status"], first["decided_by"]) == (second["status"], second["decided_by"]) == ("approved", aurora.owner)
+    assert (
+        (first["status"], first["decided_by"]) == (second["status"], second["decided_by"]) == ("approved", aurora.owner)
+    )
 
 
 def test_deny_from_a_plain_client_refuses_with_the_words_of_the_command_line(here, owner, aurora):
@@ -113,13 +128,15 @@ def test_a_plain_scientist_sends_the_form_and_calls_the_approved_function(ada, o
     request = ada.code.request_code_execution(function_of(ada, plan), reason=plan.purpose)
     function = function_name(plan.text, plan.spec.name)
     assert request_of(owner, request.id.no_dash).code.raw_code == real_form(plan)
-    with pytest.raises(sy.SyftException, match="permit.missing: this plan waits for the data owner's approval"):
+    with pytest.raises(sy.SyftException, match=r"permit\.missing: this plan waits for the data owner's approval"):
         getattr(ada.code, function)(task={})
     request_of(owner, request.id.no_dash).approve()
     ada.refresh()
     answer = getattr(ada.code, function)(task={"kind": "train"}).get()
     assert (answer["status"], answer["code"]) == ("refused", "task.form")
-    here = real_sites.login(aurora, SCIENTIST, ADA_PASSWORD)  # tensors go by the site's own routes, for plain clients too
+    here = real_sites.login(
+        aurora, SCIENTIST, ADA_PASSWORD
+    )  # tensors go by the site's own routes, for plain clients too
     base = real_sites.put(here, request.id.no_dash, plan.built.init(federation.n_items, 0).tensors)
     task = {"kind": "train", "run": "plain", "round": 0, "protocol": "p1", "base": base, "nonce": secrets.token_hex(16)}
     answer = real_sites.finished(here, request.id.no_dash, getattr(ada.code, function)(task=task).get())

@@ -1,5 +1,5 @@
 """Classes as a scientist writes them, for the tests of fedrec.Plan(code=...)."""
-# ruff: noqa: ARG002, E702
+# ruff: noqa: E702
 
 from __future__ import annotations
 

@@ -227,3 +227,14 @@ def test_a_scalar_array_of_own_code_is_sent_with_the_shape_it_declares():
     run = Run.start(plan, SimulatedFederation({"a": rows()}, 3)).finish()
     assert run.shared["v"].shape == ()
     assert float(run.shared["v"]) == 4.0  # shared 0 + merged 4
+
+
+def test_use_and_norms_stand_in_the_text_and_come_back():
+    plan = fedrec.Plan(model=models.Popularity(), use="research", norms={"counts": 10.0})
+    assert 'use = "research"\n' in plan.text
+    assert 'counts = "float32 items norm 10.0"\n' in plan.text
+    assert fedrec.Plan.from_text(plan.text).text == plan.text
+    with pytest.raises(WrongInput, match="no array gram"):
+        fedrec.Plan(model=models.Popularity(), norms={"gram": 1.0})
+    with pytest.raises(Refused, match=r"request\.form"):
+        fedrec.Plan(model=models.Popularity(), use="Any thing")

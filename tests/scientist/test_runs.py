@@ -219,7 +219,7 @@ def test_the_loop_yields_committed_values_and_starts_anywhere():
 
 def test_without_any_site_that_may_run_nothing_starts():
     class Nobody(SimulatedFederation):
-        def ready(self, plan):  # noqa: ARG002
+        def ready(self, plan):
             return ()
 
     sites = Nobody(federation()._rows, 12)

@@ -1,0 +1,216 @@
+"""What goes between a scientist and an institution: released updates, counts and sums; never a row, an id or a user vector."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+import pytest
+import real_sites
+from real_sites import ADA_PASSWORD, CANARY, approve_one, approved, events, fresh, own_route, run_task
+
+import fedrec
+from fedrec.aggregation import SiteUpdate
+from fedrec.config import ConsortiumConfig
+from fedrec.core.params import SharedParams
+from fedrec.core.threads import one_thread
+from fedrec.demo.sites import SCIENTIST, alive, clean_environment
+from fedrec.examples.my_factors import MyFactors
+from fedrec.exchange.passport import signed_by
+from fedrec.exchange.wire import decode, digest, sha256
+from fedrec.scientist.driver import begin
+from fedrec.scientist.runs import Run
+
+pytestmark = pytest.mark.sites
+
+
+def test_four_sites_are_four_processes_with_identities_and_keys_of_their_own(sites):
+    facts = [site.facts for site in sites.all.values()]
+    assert (
+        len({fact["pid"] for fact in facts})
+        == len({fact["uid"] for fact in facts})
+        == len({fact["url"] for fact in facts})
+        == 4
+    )
+    assert len({member.key for member in sites.config.member}) == 4
+    assert all(alive(fact["pid"]) and fact["pid"] != os.getpid() for fact in facts)
+    assert {fact["jail_level"] for fact in facts} == {2}
+
+
+@pytest.mark.parametrize("which", ["ease", "own"])
+def test_the_model_is_recomputed_from_the_released_files_alone_and_each_site_logged_its_own(
+    which, federation, owners, sites
+):
+    plan = (
+        fresh(fedrec.models.Ease(l2=200.0))
+        if which == "ease"
+        else fresh(code=MyFactors, rounds=3, settings={"factors": 8}, name="own")
+    )
+    ids = approved(federation, owners, plan).ids
+    run, now = Run.start(plan, federation), begin(plan, federation)
+    shared, state = now.shared, now.state
+    for done in run.rounds():
+        updates = []
+        for answer in done.answers:
+            passport, site = answer.receipt, sites.all[answer.site]
+            scientist = federation._sites[answer.site]
+            status, data = own_route(
+                scientist, "GET", f"/fedrec/v1/blobs/{passport['sha256']}", permit=ids[answer.site]
+            )
+            assert (status, sha256(data)) == (200, passport["sha256"])
+            assert signed_by(passport, next(member.key for member in sites.config.member if member.name == answer.site))
+            (event,) = events(site, act="train", request=ids[answer.site], outcome="done", round=done.number)
+            assert event["detail"]["sha256"] == passport["sha256"]
+            assert event["detail"]["bytes"] == len(data) == passport["bytes"]
+            updates.append(SiteUpdate(answer.site, float(passport["rows"]), SharedParams(decode(data))))
+        with one_thread():
+            step, state = plan.merges.apply(state, shared, updates)
+            shared = plan.built.finish(shared, step)
+        assert digest(shared.tensors) == digest(done.after.shared.tensors)
+    assert digest(shared.tensors) == run.model_sha256
+
+
+def test_an_update_is_gone_when_the_next_round_begins(federation, owners, sites):
+    ada, owner, blobs = federation._sites["aurora"], owners["aurora"], sites.all["aurora"].folder / "state" / "blobs"
+    plan = approve_one(ada, owner, fresh(rounds=2), federation.n_items)
+    first = run_task(ada, plan)["passport"]["sha256"]
+    assert [path.name for path in (blobs / "out" / plan.id).iterdir()] == [first]
+    second = run_task(ada, plan, round=1, protocol="p1")
+    assert second["passport"]["sha256"] == first  # popularity counts the same rows again,
+    mine = [
+        event["detail"]["sha256"] for event in events(sites.all["aurora"], act="train", request=plan.id, outcome="done")
+    ]
+    assert mine == [first, first]
+
+
+def test_an_evaluation_releases_counts_and_sums_only(federation, owners, sites):
+    ada, owner = federation._sites["aurora"], owners["aurora"]
+    plan = approve_one(ada, owner, fresh(fedrec.models.ItemCF(), evaluate=True), federation.n_items)
+    run_task(ada, plan)
+    before = ada.line.counted
+    answer = run_task(ada, plan, kind="evaluate")
+    assert ada.line.counted[1] - before[1] < 20_000  # three PySyft answers; a list of users alone would be larger
+    assert set(answer) == {"status", "numbers", "key"}
+    assert set(answer["numbers"]) == {"federated", "local", "popularity"}
+    for sums in answer["numbers"].values():
+        assert {name: type(value) for name, value in sums.items()} == {
+            "users": int,
+            "hr": float,
+            "ndcg": float,
+            "recall": float,
+        }
+        assert all(0 <= value <= sums["users"] <= 943 for value in sums.values())
+    blobs = sites.all["aurora"].folder / "state" / "blobs"
+    assert not [path for path in (blobs / "out" / plan.id).iterdir() if path.name != real_sites.events(
+        sites.all["aurora"], act="train", request=plan.id, outcome="done")[0]["detail"]["sha256"]]  # fmt: skip
+
+
+DRIVER = """
+import json, os, sys
+from pathlib import Path
+import fedrec
+from fedrec.scientist.plan import Plan
+consortium, plan = Path(sys.argv[1]), Plan.from_text(Path(sys.argv[2]).read_text())
+federation = fedrec.connect(consortium)
+run = federation.train(plan)
+seen = {name: sorted(os.listdir(consortium.parent / name)) for name in federation.sites()}
+print(json.dumps({"seen": seen, "model": run.model_sha256, "table": run.evaluate().to_dict()}))
+"""
+
+
+def test_the_driver_needs_no_institutions_data(federation, owners, sites, tmp_path):
+    """It runs in a mount of its own, in which every institution's folder is empty."""
+    plan = fresh(fedrec.models.ItemCF(), evaluate=True)
+    approved(federation, owners, plan)
+    (tmp_path / "plan.toml").write_text(plan.text)
+    hide = " && ".join(f"mount -t tmpfs none '{site.folder}'" for site in sites.all.values())
+    user = [] if os.geteuid() == 0 else ["--map-root-user"]
+    done = subprocess.run(
+        ["unshare", "--mount", *user, "sh", "-c", f'{hide} && exec "$@"', "sh", sys.executable, "-c", DRIVER,
+         str(sites.consortium), str(tmp_path / "plan.toml")],
+        capture_output=True, text=True, timeout=120, check=False,
+        env=clean_environment(FEDREC_USER=SCIENTIST, FEDREC_PASSWORD=ADA_PASSWORD),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert report["seen"] == {name: [] for name in sites.all}
+    assert all((site.folder / "data" / "ratings.csv").exists() for site in sites.all.values())
+    same = real_sites.simulated(sites).train(plan)
+    assert report["model"] == same.model_sha256
+    assert report["table"] == json.loads(json.dumps(same.evaluate().to_dict()))
+
+
+class Recorder:
+    """A TCP proxy that keeps every byte in both directions."""
+
+    def __init__(self, port: int) -> None:
+        self.target, self.bytes, self.listening = port, bytearray(), socket.create_server(("127.0.0.1", 0))
+        self.port = self.listening.getsockname()[1]
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                near, _ = self.listening.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._join, args=(near,), daemon=True).start()
+
+    def _join(self, near: socket.socket) -> None:
+        with near, socket.create_connection(("127.0.0.1", self.target)) as far:
+            other = {near: far, far: near}
+            while True:
+                for ready in select.select([near, far], [], [])[0]:
+                    data = ready.recv(65536)
+                    if not data:
+                        return
+                    self.bytes += data
+                    other[ready].sendall(data)
+
+
+def test_no_id_of_a_user_is_in_any_byte_on_the_wire_or_file_outside_the_institution(solo, site, its_owner, tmp_path):
+    recorder = Recorder(int(site.url.rpartition(":")[2]))
+    config = ConsortiumConfig.load(solo.consortium)
+    member = config.member[0].model_copy(update={"url": f"http://127.0.0.1:{recorder.port}"})
+    (tmp_path / "consortium.toml").write_text(config.model_copy(update={"member": (member,)}).as_toml())
+    (tmp_path / "items.csv").write_text((solo.work / "items.csv").read_text())
+
+    federation = fedrec.connect(tmp_path / "consortium.toml", SCIENTIST, ADA_PASSWORD)
+    assert federation.mocks()["solo"]["user"].str.startswith("mock-user").all()
+    for plan in (
+        fresh(fedrec.models.Ease(l2=5.0), evaluate=True, publish=True),
+        fresh(code=MyFactors, settings={"factors": 4}, rounds=2, evaluate=True, publish=True, name="own"),
+    ):
+        approved(federation, its_owner, plan)
+        run = federation.train(plan, folder=tmp_path / "runs")
+        run.evaluate()
+        run.publish()
+        with pytest.raises(fedrec.errors.Refused):
+            federation.ask("solo", plan)
+    recorder.listening.close()
+
+    wire = bytes(recorder.bytes)
+    assert len(wire) > 100_000
+    assert plan.spec.purpose.encode() in wire  # what is said openly is found,
+    assert b"film-7" not in wire  # and items need no name on the wire: the catalogue is known to all
+    assert CANARY.encode() not in wire
+    assert real_sites.files_with(tmp_path, [CANARY.encode()]) == []
+    inside = {path.relative_to(site.folder).parts[:2] for path in real_sites.files_with(solo.work, [CANARY.encode()])}
+    assert inside == {
+        ("data", "ratings.csv"),
+        ("state", "store"),
+    }  # not in PySyft's database, ledger, logs, lists or models
+    assert {path.name for path in real_sites.files_with(site.folder / "state", [CANARY.encode()])} == {"users.arrow"}
+    temporary = [
+        path
+        for path in Path(tempfile.gettempdir()).glob("fedrec*")
+        if path.is_dir() and real_sites.files_with(path, [CANARY.encode()])
+    ]
+    assert temporary == []
