@@ -344,3 +344,15 @@ def test_another_process_that_holds_the_file_is_waited_for(tmp_path):
     other.execute("BEGIN IMMEDIATE")
     threading.Timer(0.3, lambda: other.execute("COMMIT")).start()
     assert reserve(ledger, 1) is None
+
+
+def test_a_paused_ledger_reserves_nothing_until_it_is_resumed(tmp_path):
+    ledger = live(tmp_path / "l")
+    ledger.pause("", NOW)
+    assert ledger.paused()
+    with pytest.raises(Refused, match=r"permit\.paused"):
+        reserve(ledger, 1)
+    assert ledger.used("r" * 32) == {}
+    assert [ledger.resume(), ledger.resume(), ledger.paused()] == [True, False, False]
+    assert reserve(ledger, 1) is None
+    assert [job.task.run for job in ledger.jobs_of("r" * 32, "run-1")] == ["run-1"]
