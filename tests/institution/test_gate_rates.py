@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fedrec.errors import Refused
-from fedrec.institution.gate import PARALLEL, Gate
+from fedrec.institution.gate import PARALLEL, Gate, Nonces
 
 
 def made(secret=b"s" * 32):
@@ -66,3 +66,19 @@ def test_a_cookie_is_of_its_key_site_and_time(gate):
     assert not gate.cookie_is_of(cookie, "cd" * 32)
     assert not made(b"t" * 32).cookie_is_of(cookie, "ab" * 32)
     assert made().cookie_is_of(cookie, "ab" * 32)  # after a restart
+
+
+def test_the_memory_of_tries_is_bounded(gate):
+    for number in range(10_002):
+        gate.login_allowed(f"{number}@x.org")
+    assert len(gate._logins) <= 10_001
+    assert code_of(gate.login_allowed, "10001@x.org") == ""
+
+
+def test_a_nonce_is_fresh_once_per_key_and_forgotten_only_after_its_time():
+    nonces = Nonces(seconds=60)
+    assert [nonces.fresh("k", "1"), nonces.fresh("k", "1"), nonces.fresh("other", "1")] == [True, False, True]
+    short = Nonces(seconds=0)
+    assert all(short.fresh("k", str(number)) for number in range(2000))
+    assert len(short._seen) < 1500
+    assert not nonces.fresh("k", "1")

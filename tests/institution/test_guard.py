@@ -204,3 +204,10 @@ def test_dropping_a_request_deletes_both_sides_and_no_other_request(tmp_path):
         f"in/other/{name}"
     ]
     assert (tmp_path / "in").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_side_that_is_not_items_keeps_its_numbers():
+    seen = sparse.csr_matrix(np.array([[1, 1, 0], [1, 0, 0]], np.float32))
+    wide = Guard({"g": Tensor.parse("float32 2 x items"), "n": Tensor.parse("float32 3")}, 3, 100, min_users_per_row=2)
+    kept, thin = wide.cohort({"g": np.ones((2, 3), np.float32), "n": np.ones(3, np.float32)}, seen)
+    assert (kept["g"].tolist(), kept["n"].tolist(), thin) == ([[1, 0, 0], [1, 0, 0]], [1, 1, 1], 2)

@@ -267,19 +267,24 @@ for _ in range(int(sys.argv[3])):
 """
 
 
-def test_forty_kills_lose_no_acknowledged_write(tmp_path):
+def test_sixty_kills_lose_and_double_nothing(tmp_path):
+    """benchmarks/kills.py does the same a thousand times."""
+    assert kills(tmp_path, 60)["acknowledged"] >= 45
+
+
+def kills(tmp_path, times, seed=5):
     """A process writes through ledger and log, says what was acknowledged, and is killed at a random instant."""
     live(tmp_path / "l", train=10**6).close()
-    draw = random.Random(5)
+    draw = random.Random(seed)
     child = subprocess.Popen(
-        [sys.executable, "-c", KILLED, os.path.dirname(__file__), str(tmp_path), "40"],
+        [sys.executable, "-c", KILLED, os.path.dirname(__file__), str(tmp_path), str(times)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         bufsize=1,
     )
     acknowledged = {"intent": set(), "reserved": set(), "call": set(), "done": set()}
-    for number in range(40):
+    for number in range(times):
         pid = int(child.stdout.readline())
         child.stdin.write(f"{number}\n")
         child.stdin.flush()
@@ -298,13 +303,39 @@ def test_forty_kills_lose_no_acknowledged_write(tmp_path):
     assert acknowledged["intent"] <= {event["round"] for event in events if event["outcome"] == "intent"}
     assert acknowledged["done"] <= {event["round"] for event in events if event["outcome"] == "done"}
     with sqlite3.connect(tmp_path / "l") as db:
-        jobs = dict(db.execute("SELECT CAST(substr(run, 5) AS INTEGER), status FROM jobs"))
+        found = db.execute("SELECT CAST(substr(run, 5) AS INTEGER), status FROM jobs").fetchall()
+        jobs = dict(found)
+        assert len(found) == len(jobs) == ledger.used("r" * 32)["train"]  # nothing is there twice
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     assert acknowledged["reserved"] <= set(jobs)
     assert {jobs[number] for number in acknowledged["done"]} <= {"done"}
     assert not any(ledger.first_time(b"%d" % number) for number in acknowledged["call"])
     assert set(jobs) <= {event["round"] for event in events}  # nothing was reserved without its intent
-    assert sum(len(found) for found in acknowledged.values()) >= 30
+    for outcome in ("intent", "done"):
+        rounds = [event["round"] for event in events if event["outcome"] == outcome]
+        assert len(rounds) == len(set(rounds))
+    ledger.close()
+    log.close()
+    return {
+        "kills": times,
+        "acknowledged": sum(map(len, acknowledged.values())),
+        "jobs": len(jobs),
+        "events": len(events),
+    }
+
+
+def test_a_request_that_is_not_there_reserves_nothing(tmp_path):
+    with pytest.raises(Refused, match=r"permit\.missing"):
+        reserve(Ledger(tmp_path / "l"), 1)
+
+
+def test_the_last_eight_results_of_a_request_are_remembered(tmp_path):
+    ledger = live(tmp_path / "l")
+    assert [ledger.add_result(f"{number}", "r" * 32) for number in range(8)] == [[]] * 8
+    assert ledger.add_result("8", "r" * 32) == ["0"]
+    assert ledger.request_of_result("0") is None
+    assert ledger.request_of_result("8").id == "r" * 32
+    assert ledger.add_result("9", "q" * 32) == []
 
 
 def test_another_process_that_holds_the_file_is_waited_for(tmp_path):
@@ -313,3 +344,15 @@ def test_another_process_that_holds_the_file_is_waited_for(tmp_path):
     other.execute("BEGIN IMMEDIATE")
     threading.Timer(0.3, lambda: other.execute("COMMIT")).start()
     assert reserve(ledger, 1) is None
+
+
+def test_a_paused_ledger_reserves_nothing_until_it_is_resumed(tmp_path):
+    ledger = live(tmp_path / "l")
+    ledger.pause("", NOW)
+    assert ledger.paused()
+    with pytest.raises(Refused, match=r"permit\.paused"):
+        reserve(ledger, 1)
+    assert ledger.used("r" * 32) == {}
+    assert [ledger.resume(), ledger.resume(), ledger.paused()] == [True, False, False]
+    assert reserve(ledger, 1) is None
+    assert [job.task.run for job in ledger.jobs_of("r" * 32, "run-1")] == ["run-1"]
