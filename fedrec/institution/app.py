@@ -30,6 +30,7 @@ from fedrec.institution.ledger import Account
 from fedrec.institution.pysyft import SyftServer
 from fedrec.institution.review import summary
 from fedrec.institution.site import Site
+from fedrec.institution.walls import environment
 
 _HEX64, _HEX32 = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{32}")
 _BYTES = "application/octet-stream"
@@ -219,6 +220,14 @@ class Calls:
         own = [row for row in ledger.requests() if row.key == key]
         return JSONResponse({"requests": [summary(row, ledger.used(row.id), now) for row in own]})
 
+    async def environment(self, request: Request) -> Response:
+        """Python and packages of the jail, so that a scientist can rehearse with the same."""
+        try:
+            self._signed(request, signing.EMPTY)
+        except Refused as refusal:
+            return _refused(refusal)
+        return JSONResponse(environment())
+
     def _signed(self, request: Request, body: str) -> tuple[str, str]:
         """The scientist's key and the request id that an own-route call is signed for."""
         target = request.url.path + (f"?{request.url.query}" if request.url.query else "")
@@ -273,6 +282,7 @@ def build(site: Site, server: SyftServer, jobs: Jobs) -> Starlette:
             Route("/fedrec/v1/blobs/{sha256:str}", calls.get_blob, methods=["GET"]),
             Route("/fedrec/v1/jobs/{key:str}", calls.job, methods=["GET"]),
             Route("/fedrec/v1/requests", calls.requests, methods=["GET"]),
+            Route("/fedrec/v1/environment", calls.environment, methods=["GET"]),
         ]
     )
 
