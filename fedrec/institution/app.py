@@ -31,6 +31,7 @@ from fedrec.institution.ledger import Account
 from fedrec.institution.pysyft import SyftServer
 from fedrec.institution.review import summary
 from fedrec.institution.site import Site
+from fedrec.institution.walls import environment
 
 _HEX64, _HEX32 = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{32}")
 _BYTES = "application/octet-stream"
@@ -248,6 +249,14 @@ class Calls:
         self._note_refusal(getattr(request.state, "account", None), what, refusal)
         return _refused(refusal)
 
+    async def environment(self, request: Request) -> Response:
+        """Python and packages of the jail, so that a scientist can rehearse with the same."""
+        try:
+            self._signed(request, signing.EMPTY)
+        except Refused as refusal:
+            return self._refuse(request, refusal)
+        return JSONResponse(environment())
+
     def _signed(self, request: Request, body: str) -> tuple[str, str]:
         """The scientist's key and the request id that an own-route call is signed for."""
         target = request.url.path + (f"?{request.url.query}" if request.url.query else "")
@@ -303,6 +312,7 @@ def build(site: Site, server: SyftServer, jobs: Jobs) -> Starlette:
             Route("/fedrec/v1/blobs/{sha256:str}", calls.get_blob, methods=["GET"]),
             Route("/fedrec/v1/jobs/{key:str}", calls.job, methods=["GET"]),
             Route("/fedrec/v1/requests", calls.requests, methods=["GET"]),
+            Route("/fedrec/v1/environment", calls.environment, methods=["GET"]),
         ]
     )
 

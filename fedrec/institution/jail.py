@@ -45,11 +45,16 @@ _NAMED |= {"Killed", "WrongInput", "DataError", "Refused", "LinAlgError"}
 
 @dataclass(frozen=True, slots=True)
 class JailLimits:
-    """Limits of one job: wall and CPU seconds, bytes of memory beyond the warm parent's, bytes of one file."""
+    """Limits of one job: wall and CPU seconds, bytes of memory beyond the warm parent's, bytes of one file.
+
+    Args:
+        tell_errors: whether a refusal may name an exception's class and line.
+    """
 
     seconds: float
     memory: int
     file: int
+    tell_errors: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +197,7 @@ class Jail:
             raise Refused(
                 "jail.time", f"the job took longer than {limits.seconds:.0f} s", "Make the plan's rounds smaller"
             )
-        return Report(_report(data), time.monotonic() - started, child.pid)
+        return Report(_report(data, limits.tell_errors), time.monotonic() - started, child.pid)
 
     def kill(self, job: str) -> None:
         """End a running job at once; nothing happens when it has ended."""
@@ -227,7 +232,7 @@ def _read_all(pipe: int, seconds: float) -> tuple[bytes, bool]:
     return b"", False
 
 
-def _report(data: bytes) -> dict[str, Any]:
+def _report(data: bytes, tell_errors: bool) -> dict[str, Any]:
     """The child's report; what own code may have written instead is treated as an error."""
     try:
         body = json.loads(data)
@@ -237,6 +242,8 @@ def _report(data: bytes) -> dict[str, Any]:
         body = {"error": "Killed"}
     if "error" not in body:
         return body
+    if not tell_errors:
+        raise Refused("jail.error", "the job ended with an exception", "Rehearse the plan, or ask for its log")
     name, line = body["error"], body.get("line")
     if not isinstance(name, str) or name not in _NAMED:
         name = "an exception of its own"

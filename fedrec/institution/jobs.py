@@ -299,7 +299,8 @@ class Jobs:
             if before.exists():
                 files["private"] = _open(stack, before, os.O_RDONLY)
             size = 4 * int(limits.megabytes * 10**6) + 10**9
-            return self._jail.run(job, spec, files, JailLimits(60 * limits.minutes, limits.memory_mb * 10**6, size))
+            bounds = JailLimits(60 * limits.minutes, limits.memory_mb * 10**6, size, limits.tell_errors)
+            return self._jail.run(job, spec, files, bounds)
 
     def _base(self, row: RequestRow, task: Task) -> Path:
         path = self._site.blobs.path("in", row.id, task.base)

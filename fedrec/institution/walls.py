@@ -11,7 +11,9 @@ empty place: Python's libraries read-only, no network, no other process, no file
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -19,6 +21,7 @@ import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
 
+import fedrec
 from fedrec.errors import WrongInput
 
 NO_BUBBLEWRAP = (
@@ -38,6 +41,15 @@ _TRIAL = (
     "import ctypes, os; os.pidfd_open(os.getpid()); os.listdir({package!r}); os.listdir({libraries!r}); "
     "os._exit(0 if ctypes.CDLL(None).unshare({flags}) == 0 else 1)"
 )
+
+
+PACKAGES = ("numpy", "scipy", "torch", "syft")
+
+
+def environment() -> dict[str, str]:
+    """Python and the packages that a plan meets in the jail, with their versions."""
+    versions = {"python": platform.python_version(), "fedrec": fedrec.__version__}
+    return versions | {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
 def level_here(least: int) -> int:

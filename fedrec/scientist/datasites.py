@@ -133,6 +133,16 @@ class Datasites:
         """Each institution's mock: the schema's columns, made-up rows."""
         return {name: site.mock() for name, site in self._sites.items()}
 
+    def environment(self) -> pd.DataFrame:
+        """Python and the packages that a plan meets in each site's jail, with their versions; one row per site."""
+        import pandas as pd
+
+        def one(site: SyftSite) -> dict[str, str]:
+            return dict(json.loads(self._own_call(site, "GET", "/fedrec/v1/environment", "")))
+
+        found = zip(self._sites, self._pool.map(one, self._sites.values()), strict=True)
+        return pd.DataFrame([{"site": name, **versions} for name, versions in found])
+
     def submit(self, plan: Plan, reason: str = "") -> Requests:
         """Send the plan to every site as one PySyft code request each; a plan sent before keeps its requests.
 
