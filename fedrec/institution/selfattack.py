@@ -57,7 +57,7 @@ ESCAPES = {
     "jail-key": "open({key!r}).read()",
     "jail-network": 'import socket\nsocket.socket().connect(("127.0.0.1", {port}))',
     "jail-write": 'open({mark!r}, "w").close()',
-    "jail-root": "import os\nos.setuid(0)\nos.mkdir('/new')",
+    "jail-root": 'import os\nos.setuid(0)\nos.mkdir({mark!r} + ".d")\nos.rmdir({mark!r} + ".d")',
 }
 _CODE = """
 class Escape:
