@@ -62,6 +62,7 @@ def test_the_attacks_take_less_than_two_seconds_and_leave_nothing(said):
     assert said["accounts"] == []
 
 
+@pytest.mark.sites
 @pytest.mark.parametrize(
     ("hole", "code", "text"),
     [

@@ -6,7 +6,10 @@ import json
 import sqlite3
 from contextlib import closing
 
+import pytest
 from real_sites import approve_one, command, finished, fresh
+
+pytestmark = pytest.mark.sites
 
 
 def test_a_small_benchmark_prints_what_its_contract_names():

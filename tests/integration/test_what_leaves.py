@@ -41,7 +41,7 @@ def test_four_sites_are_four_processes_with_identities_and_keys_of_their_own(sit
     )
     assert len({member.key for member in sites.config.member}) == 4
     assert all(alive(fact["pid"]) and fact["pid"] != os.getpid() for fact in facts)
-    assert {fact["jail_level"] for fact in facts} == {2}
+    assert min(fact["jail_level"] for fact in facts) >= 2
 
 
 @pytest.mark.parametrize("which", ["ease", "own"])
