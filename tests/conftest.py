@@ -38,8 +38,7 @@ def sites(ml100k: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Si
     work = tmp_path_factory.mktemp("sites") / "movies"
     prepare(ROOT / "domains" / "movies", work, ml100k)
     with Sites(work, owner_password) as running:
-        running.add_user(SCIENTIST, "scientist", ADA_PASSWORD)
-        running.add_user(BOB, "scientist", BOB_PASSWORD)
+        real_sites.add_scientists(running)
         yield running
 
 

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 import fedrec
 from fedrec.core.params import Array
+from fedrec.demo.sites import SCIENTIST
 from fedrec.exchange import signing
 from fedrec.exchange.request import function_name
 from fedrec.exchange.wire import encode, sha256
@@ -44,6 +45,15 @@ def login(site: SiteProcess, email: str, password: str) -> SyftSite:
 
     with quiet():
         return SyftSite(site.name, site.url, email, password)
+
+
+def add_scientists(sites: Sites) -> None:
+    """Make scientists' accounts at every site over its control socket, as `fedrec site users add` does, but at once."""
+    from fedrec.institution.serve import control
+
+    for site in sites.all.values():
+        for email, password in ((SCIENTIST, ADA_PASSWORD), (BOB, BOB_PASSWORD)):
+            control(site.folder, {"op": "users.add", "email": email, "role": "scientist", "password": password})
 
 
 # plans

@@ -62,10 +62,9 @@ def run(file: Path | None, folder: Path | None, runs: Path, wait: float, target:
         current.keep("after.json", json.dumps(after))
     else:
         assert folder is not None
-        try:
-            after = json.loads((folder / "after.json").read_text())
-        except (OSError, ValueError):
-            raise WrongInput(f"{folder}: is not a folder of fedrec run") from None
+        after = {"evaluate": [], "publish": False, **_kept(folder / "run.json"), **_kept(folder / "after.json")}
+        if not after.get("consortium"):
+            raise WrongInput(f"{folder}: is no folder of a run on datasites")
         current = Run.resume(connect(after["consortium"]), folder)
         plan = current.plan
     say(f"run {current.id} in {current.folder}")
@@ -86,3 +85,11 @@ def run(file: Path | None, folder: Path | None, runs: Path, wait: float, target:
         facts["published"] = current.publish()
         lines.append(f"\npublished to {', '.join(facts['published'])}")
     emit(facts, target, text="\n".join(lines))
+
+
+def _kept(path: Path) -> dict[str, Any]:
+    """What a run's folder says in one of its JSON files; nothing when it has none."""
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError):
+        return {}

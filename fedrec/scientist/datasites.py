@@ -65,7 +65,9 @@ def connect(consortium: Path | str, user: str | None = None, password: str | Non
         raise WrongInput(f"{consortium}: url or key is missing for {', '.join(bare)}")
     with quiet(), ThreadPoolExecutor(len(config.member)) as pool:
         sites = list(pool.map(login, config.member))
-    return Datasites(config, {member.name: site for member, site in zip(config.member, sites, strict=True)})
+    federation = Datasites(config, {member.name: site for member, site in zip(config.member, sites, strict=True)})
+    federation.consortium = Path(consortium).absolute()
+    return federation
 
 
 @dataclass
@@ -117,6 +119,7 @@ class Datasites:
 
     def __init__(self, config: ConsortiumConfig, sites: dict[str, SyftSite]) -> None:
         self.config, self._sites = config, sites
+        self.consortium = Path()  # the file; `connect` says which
         self._keys = {member.name: member.key for member in config.member}
         self.catalogue = config.item_ids()
         self._pool = ThreadPoolExecutor(max(1, len(sites)), thread_name_prefix="site")

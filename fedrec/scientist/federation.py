@@ -99,5 +99,6 @@ class SiteRefused(Refused):
     """A site said no in the middle of a task; the run can go on from its last committed round."""
 
     def __init__(self, site: str, refusal: Refused) -> None:
-        super().__init__(refusal.code, f"{site}: {refusal.reason}", refusal.next_step)
+        named = refusal.reason if refusal.reason.startswith(site) else f"{site}: {refusal.reason}"
+        super().__init__(refusal.code, named, refusal.next_step)
         self.site = site

@@ -70,6 +70,7 @@ class Run:
             (run.folder / "checkpoints").mkdir(parents=True)
             (run.folder / "plan.toml").write_text(plan.text)
             facts = {"run": name, "protocol": rows, "fingerprint": plan.fingerprint, "sites": list(sites)}
+            facts["consortium"] = str(getattr(federation, "consortium", ""))  # where resume finds it
             (run.folder / "run.json").write_text(json.dumps(facts))
         return run
 

@@ -64,8 +64,11 @@ class Secured(Counted):
 
     def sendall(self, data: Any, flags: int = 0) -> None:  # noqa: ARG002
         view = memoryview(data).cast("B")
-        while view.nbytes:
-            view = view[self._pump(self._tls.write, view[:_PIECE]) :]
+        try:
+            while view.nbytes:
+                view = view[self._pump(self._tls.write, view[:_PIECE]) :]
+        except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+            raise BrokenPipeError("the other side had hung up") from None
 
     def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:  # noqa: ARG002
         try:

@@ -77,8 +77,7 @@ def weak(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arena]:
     plain = made.all["solo"]
     made.all["solo"] = WeakSite(plain.name, plain.folder, plain.owner, plain.owner_password)
     with made as running:
-        running.add_user(SCIENTIST, "scientist", ADA_PASSWORD)
-        running.add_user(BOB, "scientist", BOB_PASSWORD)
+        real_sites.add_scientists(running)
         yield logins(running.all["solo"], len(running.config.item_ids()), False)
 
 

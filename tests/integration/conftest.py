@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def solo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sites]:
     """A consortium of one, 300 rows of users whose ids are canaries; it keeps its port when it starts again."""
     with real_sites.lone(tmp_path_factory.mktemp("solo"), port=real_sites.free_port()) as running:
-        running.add_user(SCIENTIST, "scientist", ADA_PASSWORD)
+        real_sites.add_scientists(running)
         yield running
 
 
