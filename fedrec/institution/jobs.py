@@ -11,9 +11,8 @@ import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import fedrec
 from fedrec.core.split import split
@@ -22,28 +21,19 @@ from fedrec.exchange.passport import sign
 from fedrec.exchange.plan import PlanText
 from fedrec.exchange.wire import decode, encode, sha256
 from fedrec.institution.guard import Guard, check_counts, check_sums
-from fedrec.institution.jail import JailLimits, Report
+from fedrec.institution.jail import Report
 from fedrec.institution.ledger import RequestRow
 from fedrec.institution.limits import check_limits
 from fedrec.institution.permit import Task, check
 from fedrec.institution.published import Published
 from fedrec.institution.site import Site
 from fedrec.institution.store import Store
+from fedrec.institution.task_files import Runner, base_of, ids_of, log_of, run_in_jail, state_path, uid_of
 
 ANSWER_S = 0.6  # how long a call waits for a job that may be quick; PySyft's call must end within a second
 PARALLEL = 2  # jobs at the same time
 MAX_LOG = 10**6  # bytes that stay of what a job printed, and of an update file beyond the arrays
 _log = logging.getLogger("fedrec.site")
-
-
-class Runner(Protocol):
-    """What jobs need of a jail."""
-
-    level: int
-
-    def run(self, job: str, spec: Mapping[str, Any], files: Mapping[str, int], limits: JailLimits) -> Report: ...
-
-    def kill(self, job: str) -> None: ...
 
 
 class Jobs:
@@ -76,22 +66,22 @@ class Jobs:
         job = task.key(row.id)
         if site.ledger.job(job) is None:
             site.audit.event(
-                row.scientist, "scientist", task.kind, row.fingerprint, outcome="intent", **_ids(row, task)
+                row.scientist, "scientist", task.kind, row.fingerprint, outcome="intent", **ids_of(row, task)
             )
             try:
-                self._base(row, task)
+                base_of(self._site, row, task)
                 check_limits(PlanText.parse(row.plan), site.config)
                 known = site.ledger.reserve(job, row.id, task, site.now(), site.keys.public)
             except Refused as refusal:
                 site.audit.event(
-                    row.scientist, "scientist", task.kind, row.fingerprint, outcome=refusal.code, **_ids(row, task)
+                    row.scientist, "scientist", task.kind, row.fingerprint, outcome=refusal.code, **ids_of(row, task)
                 )
                 raise
             if known is None:
                 self._forget_round(row, task)
             else:  # another thread was faster; its intent has its own outcome
                 site.audit.event(
-                    row.scientist, "scientist", task.kind, row.fingerprint, outcome="repeated", **_ids(row, task)
+                    row.scientist, "scientist", task.kind, row.fingerprint, outcome="repeated", **ids_of(row, task)
                 )
         return self._resume(job, row, task)
 
@@ -232,7 +222,7 @@ class Jobs:
                 row.fingerprint,
                 outcome=outcome,
                 detail=detail,
-                **_ids(row, task),
+                **ids_of(row, task),
             )
             site.ledger.finish(job, status, answer, site.now())
 
@@ -255,8 +245,8 @@ class Jobs:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(mode=0o700, parents=True)
         try:
-            report = self._in_jail(job, row, task, store, folder)
-            detail.update(jail_level=self._jail.level, pid=report.pid, uid=_uid(report.body.get("uid")))
+            report = run_in_jail(site, self._jail, job, row, task, store, folder)
+            detail.update(jail_level=self._jail.level, pid=report.pid, uid=uid_of(report.body.get("uid")))
             if task.kind == "train":
                 return self._release(row, task, permit, plan, store, folder, report, detail)
             numbers = check_sums(report.body.get("numbers"), store.n_users)
@@ -274,39 +264,11 @@ class Jobs:
             return {"status": "done", "numbers": numbers}
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-            log = _log_of(site, job)
+            log = log_of(site, job)
             if log.exists() and not log.stat().st_size:
                 log.unlink()
             elif log.exists() and log.stat().st_size > MAX_LOG:
                 os.truncate(log, MAX_LOG)
-
-    def _in_jail(self, job: str, row: RequestRow, task: Task, store: Store, folder: Path) -> Report:
-        limits = self._site.config.limits
-        spec = {"plan": row.plan, "kind": task.kind, "protocol": task.protocol}
-        before = _private_of(self._site, row, task)
-        if task.kind == "train" and task.round and not before.exists():
-            raise Refused(
-                "task.round", "the round before was not trained at this site", "Start the run again from round 0"
-            )
-        with ExitStack() as stack:
-            files = {
-                "rows": _open(stack, store.rows_path, os.O_RDONLY),
-                "base": _open(stack, self._base(row, task), os.O_RDONLY),
-                "update": _open(stack, folder / "update", os.O_RDWR | os.O_CREAT),
-                "state": _open(stack, folder / "state", os.O_RDWR | os.O_CREAT),
-            }
-            files["log"] = _open(stack, _log_of(self._site, job), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-            if before.exists():
-                files["private"] = _open(stack, before, os.O_RDONLY)
-            size = 4 * int(limits.megabytes * 10**6) + 10**9
-            bounds = JailLimits(60 * limits.minutes, limits.memory_mb * 10**6, size, limits.tell_errors)
-            return self._jail.run(job, spec, files, bounds)
-
-    def _base(self, row: RequestRow, task: Task) -> Path:
-        path = self._site.blobs.path("in", row.id, task.base)
-        if not path.exists():
-            raise Refused("task.base", "the model to start from has not been sent", "PUT it to /fedrec/v1/blobs first")
-        return path
 
     def _release(
         self,
@@ -351,7 +313,7 @@ class Jobs:
             "users": users,
             "fedrec": fedrec.__version__,
         }
-        state = _state_path(site, row, task)
+        state = state_path(site, row, task)
         state.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.replace(folder / "state", state)
         detail.update(sha256=name, bytes=len(data), guard="passed")
@@ -366,36 +328,4 @@ class Jobs:
                     self._site.blobs.drop("out", row.id, job.answer["passport"]["sha256"])
                 if job.task.base != task.base:
                     self._site.blobs.drop("in", row.id, job.task.base)
-        _state_path(self._site, row, task, task.round - 2).unlink(missing_ok=True)
-
-
-def _uid(said: object) -> int:
-    """The user that a job says it ran as; -1 when own code wrote something else."""
-    return said if type(said) is int and 0 <= said < 2**32 else -1
-
-
-def _ids(row: RequestRow, task: Task) -> dict[str, Any]:
-    permit = row.signed_permit or {}
-    return {"request": row.id, "permit": permit.get("id", ""), "run": task.run, "round": task.round}
-
-
-def _state_path(site: Site, row: RequestRow, task: Task, number: int | None = None) -> Path:
-    """Where the private parameters after a round lie; by request, so that two plans never share a run."""
-    return site.state / "private" / row.id / task.run / f"{task.round if number is None else number}.safetensors"
-
-
-def _private_of(site: Site, row: RequestRow, task: Task) -> Path:
-    """The private parameters that a task starts from: those of the round before, or of its own round after training."""
-    return _state_path(site, row, task, task.round - 1 if task.kind == "train" else task.round)
-
-
-def _log_of(site: Site, job: str) -> Path:
-    """Where the owner reads what a job printed or raised; empty ones are deleted."""
-    (site.state / "log").mkdir(mode=0o700, exist_ok=True)
-    return site.state / "log" / f"{job}.log"
-
-
-def _open(stack: ExitStack, path: Path, flags: int) -> int:
-    descriptor = os.open(path, flags, 0o600)
-    stack.callback(os.close, descriptor)
-    return descriptor
+        state_path(self._site, row, task, task.round - 2).unlink(missing_ok=True)

@@ -1,0 +1,93 @@
+"""What one task opens: the model it starts from, private parameters, log; and its way into the jail."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Protocol
+
+from fedrec.errors import Refused
+from fedrec.institution.jail import JailLimits, Report
+from fedrec.institution.ledger import RequestRow
+from fedrec.institution.permit import Task
+from fedrec.institution.site import Site
+from fedrec.institution.store import Store
+
+
+class Runner(Protocol):
+    """What jobs need of a jail."""
+
+    level: int
+
+    def run(self, job: str, spec: Mapping[str, Any], files: Mapping[str, int], limits: JailLimits) -> Report: ...
+
+    def kill(self, job: str) -> None: ...
+
+
+def run_in_jail(site: Site, jail: Runner, job: str, row: RequestRow, task: Task, store: Store, folder: Path) -> Report:
+    """Open what the task may see, and run it.
+
+    Raises:
+        Refused: `task.base`, `task.round`, or what the jail says.
+    """
+    limits = site.config.limits
+    spec = {"plan": row.plan, "kind": task.kind, "protocol": task.protocol}
+    before = private_of(site, row, task)
+    if task.kind == "train" and task.round and not before.exists():
+        raise Refused("task.round", "the round before was not trained at this site", "Start the run again from round 0")
+    with ExitStack() as stack:
+        files = {
+            "rows": _open(stack, store.rows_path, os.O_RDONLY),
+            "base": _open(stack, base_of(site, row, task), os.O_RDONLY),
+            "update": _open(stack, folder / "update", os.O_RDWR | os.O_CREAT),
+            "state": _open(stack, folder / "state", os.O_RDWR | os.O_CREAT),
+        }
+        files["log"] = _open(stack, log_of(site, job), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        if before.exists():
+            files["private"] = _open(stack, before, os.O_RDONLY)
+        size = 4 * int(limits.megabytes * 10**6) + 10**9
+        bounds = JailLimits(60 * limits.minutes, limits.memory_mb * 10**6, size, limits.tell_errors)
+        return jail.run(job, spec, files, bounds)
+
+
+def base_of(site: Site, row: RequestRow, task: Task) -> Path:
+    """The model that a task starts from. Raises: Refused `task.base` when it has not been sent."""
+    path = site.blobs.path("in", row.id, task.base)
+    if not path.exists():
+        raise Refused("task.base", "the model to start from has not been sent", "PUT it to /fedrec/v1/blobs first")
+    return path
+
+
+def uid_of(said: object) -> int:
+    """The user that a job says it ran as; -1 when own code wrote something else."""
+    return said if type(said) is int and 0 <= said < 2**32 else -1
+
+
+def ids_of(row: RequestRow, task: Task) -> dict[str, Any]:
+    """What every event about a task carries."""
+    permit = row.signed_permit or {}
+    return {"request": row.id, "permit": permit.get("id", ""), "run": task.run, "round": task.round}
+
+
+def state_path(site: Site, row: RequestRow, task: Task, number: int | None = None) -> Path:
+    """Where the private parameters after a round lie; by request, so that two plans never share a run."""
+    return site.state / "private" / row.id / task.run / f"{task.round if number is None else number}.safetensors"
+
+
+def private_of(site: Site, row: RequestRow, task: Task) -> Path:
+    """The private parameters that a task starts from: those of the round before, or of its own round after training."""
+    return state_path(site, row, task, task.round - 1 if task.kind == "train" else task.round)
+
+
+def log_of(site: Site, job: str) -> Path:
+    """Where the owner reads what a job printed or raised; empty ones are deleted."""
+    (site.state / "log").mkdir(mode=0o700, exist_ok=True)
+    return site.state / "log" / f"{job}.log"
+
+
+def _open(stack: ExitStack, path: Path, flags: int) -> int:
+    descriptor = os.open(path, flags, 0o600)
+    stack.callback(os.close, descriptor)
+    return descriptor
