@@ -45,7 +45,6 @@ def cli() -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run a command. Exit codes: 0 done, 2 wrong input, 3 refused, 130 Ctrl-C, 1 our bug (with its traceback)."""
     signal.signal(signal.SIGTERM, _terminated)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
     try:
         sys.exit(cli.main(arguments, standalone_mode=False) or 0)
     except FedrecError as error:

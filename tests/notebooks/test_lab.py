@@ -69,7 +69,14 @@ def small(tmp_path: Path) -> Path:
 @pytest.mark.sites
 def test_ctrl_c_ends_jupyter_its_kernels_and_the_sites(small: Path):
     command = [sys.executable, "-m", "fedrec", "lab", "--no-browser", "--folder", str(small)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job has it ignored
+    ) as process:
         assert process.stdout is not None
         url = urlsplit(process.stdout.readline().strip())
         try:
