@@ -70,7 +70,7 @@ def final_table(notebook: Any) -> str:
 
 def test_the_institution_sees_its_report_its_site_and_a_plot(executed):
     text = all_text(executed["01"])
-    assert "aurora: settings are right" in text
+    assert "ok    site.toml" in text
     assert re.search(r"data version [0-9a-f]{16}: (\d+) of \1 rows kept", text)
     assert "aurora: serves http://127.0.0.1:" in text
     assert "Logged into <aurora: High side Datasite> as <owner@aurora.example>" in text
