@@ -14,9 +14,11 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fedrec.errors import Refused
 from fedrec.exchange import signing
@@ -194,6 +196,29 @@ class _Guarded(FileResponse):
         await super().__call__(scope, receive, checked)
 
 
+class HangUp:
+    """Closes the line after an answer to a stranger whose body was not read to its end: no more of it is read."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        more = any(name in (b"content-length", b"transfer-encoding") for name, _ in scope.get("headers", ()))
+
+        async def received() -> Message:
+            nonlocal more
+            message = await receive()
+            more = bool(message.get("more_body"))
+            return message
+
+        async def answered(message: Message) -> None:
+            if message["type"] == "http.response.start" and more and "account" not in scope.get("state", {}):
+                message["headers"] = [*message["headers"], (b"connection", b"close")]
+            await send(message)
+
+        await self._app(scope, received, answered)
+
+
 def build(site: Site, server: SyftServer, jobs: Jobs) -> Starlette:
     """The application of one site."""
     gate = Gate(site.keys.uid, site.ledger.account_of, site.ledger.first_time, site.keys.cookie_secret)
@@ -214,7 +239,8 @@ def build(site: Site, server: SyftServer, jobs: Jobs) -> Starlette:
             Route("/fedrec/v1/pause", calls.pause, methods=["POST"]),
             Route("/fedrec/v1/resume", calls.resume, methods=["POST"]),
             Route("/fedrec/v1/audit", calls.audit, methods=["GET"]),
-        ]
+        ],
+        middleware=[Middleware(HangUp)],
     )
 
 

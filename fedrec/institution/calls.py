@@ -28,6 +28,7 @@ from fedrec.institution.site import Site
 
 BYTES = "application/octet-stream"
 COOKIE = "fedrec"
+THREADS = 16  # PySyft calls that run at once, decisions not counted
 _STATUS = {"gate.size": 413, "gate.rate": 429}
 _log = logging.getLogger("fedrec.site")
 
@@ -73,7 +74,7 @@ class SyftCalls:
     ) -> None:
         self._site, self._server, self._jobs = site, server, jobs
         self._gate, self._decisions, self._turned = gate, decisions, turned
-        self._threads = {True: CapacityLimiter(8), False: CapacityLimiter(24)}
+        self._threads = {True: CapacityLimiter(8), False: CapacityLimiter(THREADS)}
 
     async def metadata(self, request: Request) -> Response:  # noqa: ARG002
         return JSONResponse(self._server.metadata())

@@ -35,10 +35,13 @@ def off(defence: str) -> bool:
 
 
 class WeakPaths(dict[str, frozenset[str]]):
-    """The role table; without `role` everybody may call everything."""
+    """The tables of roles; without `role` everybody may call everything."""
 
     def __getitem__(self, role: str) -> Any:
         return Everything() if off("role") else super().__getitem__(role)
+
+    def get(self, what: str, default: Any = None) -> Any:
+        return Everything() if off("role") else super().get(what, default)
 
 
 class Everything:
@@ -166,6 +169,7 @@ def _ready(facts: Any) -> None:
 
 if __name__ == "__main__":
     gate.PATHS = calls.PATHS = WeakPaths(gate.PATHS)  # type: ignore[attr-defined]
+    app.OWN = WeakPaths(gate.OWN)  # type: ignore[attr-defined]
     app.Gate, app.Calls, app.Decisions = WeakGate, WeakCalls, WeakDecisions  # type: ignore[misc, attr-defined]
     app.SyftCalls = WeakSyftCalls  # type: ignore[misc, attr-defined]
     pysyft.SyftServer, site.Blobs = WeakServer, WeakBlobs  # type: ignore[misc, attr-defined]
