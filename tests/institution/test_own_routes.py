@@ -8,11 +8,11 @@ import resource
 import pytest
 from asking import ask, signed
 from nacl.signing import SigningKey
-from small_site import OWNER, START, approved, events, recipe, sent, task
+from small_site import KEY, OWNER, START, approved, ended, events, recipe, sent, task
 
 from fedrec.errors import Refused
 from fedrec.exchange import signing
-from fedrec.exchange.wire import canonical
+from fedrec.exchange.wire import canonical, encode, sha256
 from fedrec.institution import app, audit, gate
 
 ROLES = ("owner", "reviewer", "scientist", "auditor", "operator")
@@ -171,20 +171,74 @@ def test_a_route_that_the_table_of_roles_does_not_name_is_nobodys(say, monkeypat
         assert say(role, "GET", AUDIT)[1]["code"] == "gate.role"
 
 
-def test_calls_of_one_account_are_limited(say):
-    said = [say("scientist", "GET", "/fedrec/v1/requests") for _ in range(int(gate.CALLS[0]) + 400)]
-    assert said[0][0] == 200
-    refused = [answer for status, answer in said if status == 429]
-    assert refused
-    assert {answer["code"] for answer in refused} == {"gate.rate"}
-    assert say("owner", "GET", AUDIT)[0] == 200
+def test_calls_of_one_account_are_limited(site, jobs, monkeypatch):
+    monkeypatch.setattr(gate, "CALLS", (20.0, 0.001))  # limits: a slow machine never reaches the real ones
+    for role in ("scientist", "owner"):
+        site.ledger.add_account(f"{role}@x.org", KEYS[role].verify_key.encode().hex(), role, site.now())
+    application, target = app.build(site, None, jobs), "/fedrec/v1/requests"
+    said = [signed(application, site, KEYS["scientist"], "GET", target) for _ in range(22)]
+    assert [status for status, _ in said] == [200] * 20 + [429] * 2
+    assert json.loads(said[-1][1])["code"] == "gate.rate"
+    assert signed(application, site, KEYS["owner"], "GET", AUDIT)[0] == 200
 
 
-def test_strangers_of_one_address_are_told_to_wait_and_accounts_there_are_not(application, site, say):
-    answers = [ask(application, "GET", AUDIT, address="10.0.0.1") for _ in range(int(gate.STRANGERS[0]) + 200)]
-    assert (answers[0][0], answers[-1][0]) == (403, 429)
+def test_strangers_of_one_address_are_told_to_wait_and_accounts_there_are_not(site, jobs, monkeypatch):
+    monkeypatch.setattr(gate, "STRANGERS", (20.0, 0.001))
+    site.ledger.add_account("owner@x.org", KEYS["owner"].verify_key.encode().hex(), "owner", site.now())
+    application = app.build(site, None, jobs)
+    answers = [ask(application, "GET", AUDIT, address="10.0.0.1") for _ in range(22)]
+    assert [status for status, _ in answers] == [403] * 20 + [429] * 2
     assert json.loads(answers[-1][1])["code"] == "gate.rate"
     good = signing.headers(KEYS["owner"], "GET", AUDIT, site.keys.uid)
     assert ask(application, "GET", AUDIT, good, address="10.0.0.1")[0] == 200
     assert ask(application, "GET", AUDIT, address="10.0.0.2")[0] == 403
     assert len(events(site, "call")) <= 3  # and the log has not grown with them
+
+
+# what a scientist's permit opens
+
+
+@pytest.fixture
+def permitted(site, application):
+    """A request with a live permit of the scientist, whose key is small_site.KEY."""
+    return approved(site, recipe("popularity"))
+
+
+def test_a_round_goes_over_the_own_routes(site, application, permitted, jobs):
+    def call(method, target, body=b"", permit=permitted.id):
+        status, answer = signed(application, site, KEY, method, target, body, permit)
+        return status, answer if answer[:1] != b"{" else json.loads(answer)
+
+    model = encode(START)
+    assert call("PUT", f"/fedrec/v1/blobs/{sha256(model)}", model) == (
+        200,
+        {"sha256": sha256(model), "bytes": len(model)},
+    )
+    answer = ended(site, jobs, permitted, task(sha256(model)))
+    key, update = answer["key"], answer["passport"]["sha256"]
+    for wait in ("?wait=25", "?wait=x", ""):
+        assert call("GET", f"/fedrec/v1/jobs/{key}{wait}")[1]["status"] == "done"
+    status, data = call("GET", f"/fedrec/v1/blobs/{update}")
+    assert (status, sha256(data)) == (200, update)
+    status, listed = call("GET", "/fedrec/v1/requests", permit="")
+    assert [row["id"] for row in listed["requests"]] == [permitted.id]
+    for method, target, permit, code in (
+        ("GET", f"/fedrec/v1/blobs/{update}", "", "permit.missing"),
+        ("GET", f"/fedrec/v1/blobs/{update}", permitted.code, "permit.missing"),  # PySyft's id is no permit
+        ("GET", f"/fedrec/v1/blobs/{'0' * 64}", permitted.id, "update.gone"),
+        ("GET", "/fedrec/v1/blobs/..%2Fx", permitted.id, "gate.digest"),
+        ("GET", "/fedrec/v1/jobs/x", permitted.id, "job.missing"),
+    ):
+        assert call(method, target, permit=permit)[1]["code"] == code
+    site.ledger.decide(permitted.id, "revoked", OWNER.email, site.now(), "no more")
+    for method, target in (("GET", f"/fedrec/v1/blobs/{update}"), ("GET", f"/fedrec/v1/jobs/{key}")):
+        assert call(method, target)[1]["code"] == "permit.revoked"
+
+
+def test_a_body_that_is_not_what_its_name_says_is_not_kept(site, application, permitted):
+    headers = signing.headers(
+        KEY, "PUT", f"/fedrec/v1/blobs/{'a' * 64}", site.keys.uid, body="a" * 64, permit=permitted.id
+    )
+    status, answer = ask(application, "PUT", f"/fedrec/v1/blobs/{'a' * 64}", headers, b"something else")
+    assert (status, list(site.blobs.path("in", permitted.id, "x").parent.glob("*"))) == (403, [])
+    assert json.loads(answer)["code"] == "gate.digest"
