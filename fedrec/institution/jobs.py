@@ -28,7 +28,7 @@ from fedrec.institution.permit import Task, check
 from fedrec.institution.published import Published
 from fedrec.institution.site import Site
 from fedrec.institution.store import Store
-from fedrec.institution.task_files import Runner, base_of, ids_of, log_of, run_in_jail, state_path, uid_of
+from fedrec.institution.task_files import Runner, base_of, ids_of, log_of, run_in_jail, state_path
 
 ANSWER_S = 0.6  # how long a call waits for a job that may be quick; PySyft's call must end within a second
 PARALLEL = 2  # jobs at the same time
@@ -246,7 +246,7 @@ class Jobs:
         folder.mkdir(mode=0o700, parents=True)
         try:
             report = run_in_jail(site, self._jail, job, row, task, store, folder)
-            detail.update(jail_level=self._jail.level, pid=report.pid, uid=uid_of(report.body.get("uid")))
+            detail.update(jail_level=self._jail.level, pid=report.pid, uid=report.uid)
             if task.kind == "train":
                 return self._release(row, task, permit, plan, store, folder, report, detail)
             numbers = check_sums(report.body.get("numbers"), store.n_users)

@@ -60,11 +60,6 @@ def base_of(site: Site, row: RequestRow, task: Task) -> Path:
     return path
 
 
-def uid_of(said: object) -> int:
-    """The user that a job says it ran as; -1 when own code wrote something else."""
-    return said if type(said) is int and 0 <= said < 2**32 else -1
-
-
 def ids_of(row: RequestRow, task: Task) -> dict[str, Any]:
     """What every event about a task carries."""
     permit = row.signed_permit or {}

@@ -13,6 +13,7 @@ import pytest
 from small_site import LIMITS, VECTOR, approved, events, make_site, own, recipe, train
 
 from fedrec.exchange.passport import FIELDS
+from fedrec.institution.guard import Guard
 from fedrec.institution.jail import Jail
 from fedrec.institution.jobs import Jobs
 from fedrec.institution.perform import perform
@@ -170,6 +171,16 @@ def test_an_update_that_is_not_as_declared_does_not_leave(gives, code, site, job
     assert answer["code"] == code, answer
     assert not list(site.blobs.path("out", row.id, "x").parent.glob("*"))
     assert events(site) == ["intent", code]
+
+
+@pytest.mark.parametrize(
+    "gives", ['{"v": np.ones(8), "more": np.ones(8)}', '{"v": np.full(8, np.nan)}', '{"w": np.ones(8)}']
+)
+def test_control_without_the_guard_the_same_update_leaves(gives, site, jobs, monkeypatch):
+    monkeypatch.setattr(Guard, "check", lambda *_: None)
+    row = approved(site, own(f"return {gives}, {{}}"))
+    assert train(site, jobs, row, VECTOR)["status"] == "done"
+    assert list(site.blobs.path("out", row.id, "x").parent.glob("*"))
 
 
 def test_a_patched_numpy_neither_fools_the_guard_nor_the_next_job(site, jobs):
