@@ -28,7 +28,7 @@ from fedrec.institution.permit import Task, check
 from fedrec.institution.published import Published
 from fedrec.institution.site import Site
 from fedrec.institution.store import Store
-from fedrec.institution.task_files import Runner, base_of, ids_of, log_of, run_in_jail, state_path
+from fedrec.institution.task_files import Runner, base_of, ids_of, log_of, needed, run_in_jail, state_path, update_of
 
 ANSWER_S = 0.6  # how long a call waits for a job that may be quick; PySyft's call must end within a second
 PARALLEL = 2  # jobs at the same time
@@ -43,7 +43,7 @@ class Jobs:
         self._site, self._jail = site, jail
         self._pool = ThreadPoolExecutor(PARALLEL, thread_name_prefix="job")
         self._active: dict[str, Future[None]] = {}
-        self._lock = threading.Lock()
+        self._lock, self._files = threading.Lock(), threading.Lock()
 
     def start(self, key: str, fingerprint: str, raw: object) -> dict[str, Any]:
         """Answer a scientist's call within a second: done, running, or refused.
@@ -69,17 +69,18 @@ class Jobs:
                 row.scientist, "scientist", task.kind, row.fingerprint, outcome="intent", **ids_of(row, task)
             )
             try:
-                base_of(self._site, row, task)
                 check_limits(PlanText.parse(row.plan), site.config)
-                known = site.ledger.reserve(job, row.id, task, site.now(), site.keys.public)
+                with self._files:
+                    base_of(self._site, row, task)
+                    known = site.ledger.reserve(job, row.id, task, site.now(), site.keys.public)
+                    if known is None:
+                        self._forget_round(job, row, task)
             except Refused as refusal:
                 site.audit.event(
                     row.scientist, "scientist", task.kind, row.fingerprint, outcome=refusal.code, **ids_of(row, task)
                 )
                 raise
-            if known is None:
-                self._forget_round(row, task)
-            else:  # another thread was faster; its intent has its own outcome
+            if known is not None:  # another thread was faster; its intent has its own outcome
                 site.audit.event(
                     row.scientist, "scientist", task.kind, row.fingerprint, outcome="repeated", **ids_of(row, task)
                 )
@@ -260,7 +261,9 @@ class Jobs:
                     permit["id"],
                     site.now(),
                 )
-            site.blobs.drop("in", row.id, task.base)
+            with self._files:
+                if task.base not in needed(site, row, task.run, job):
+                    site.blobs.drop("in", row.id, task.base)
             return {"status": "done", "numbers": numbers}
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -320,12 +323,13 @@ class Jobs:
         site.blobs.release(row.id, folder / "update", name)
         return {"status": "done", "passport": sign(facts, site.keys.site)}
 
-    def _forget_round(self, row: RequestRow, task: Task) -> None:
-        """A new task of a run ends the rounds before it: their updates and models are deleted."""
-        for job in self._site.ledger.jobs_of(row.id, task.run):
+    def _forget_round(self, key: str, row: RequestRow, task: Task) -> None:
+        """A new task of a run ends the rounds before it: updates and models that no other run needs are deleted."""
+        site = self._site
+        keep = needed(site, row, task.run, key) | {task.base}
+        for job in site.ledger.jobs_of(row.id, task.run):
             if job.task.round < task.round or task.kind != "train":
-                if job.answer and "passport" in job.answer:
-                    self._site.blobs.drop("out", row.id, job.answer["passport"]["sha256"])
-                if job.task.base != task.base:
-                    self._site.blobs.drop("in", row.id, job.task.base)
-        state_path(self._site, row, task, task.round - 2).unlink(missing_ok=True)
+                for side, name in (("out", update_of(job)), ("in", job.task.base)):
+                    if name and name not in keep:
+                        site.blobs.drop(side, row.id, name)
+        state_path(site, row, task, task.round - 2).unlink(missing_ok=True)

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from fedrec.errors import Refused
 from fedrec.institution.jail import JailLimits, Report
-from fedrec.institution.ledger import RequestRow
+from fedrec.institution.ledger import JobRow, RequestRow
 from fedrec.institution.permit import Task
 from fedrec.institution.site import Site
 from fedrec.institution.store import Store
@@ -58,6 +58,28 @@ def base_of(site: Site, row: RequestRow, task: Task) -> Path:
     if not path.exists():
         raise Refused("task.base", "the model to start from has not been sent", "PUT it to /fedrec/v1/blobs first")
     return path
+
+
+def needed(site: Site, row: RequestRow, run: str, key: str) -> set[str]:
+    """SHA-256 of models and updates that other tasks of a request still need: two runs of a plan share them.
+
+    Those are what running jobs start from, and what the last task of each other run started from and released,
+    unless that was its evaluation.
+
+    Args:
+        run: the run that is served now.
+        key: its job.
+    """
+    jobs = site.ledger.jobs_of(row.id)
+    last = {job.task.run: job for job in jobs if job.task.run != run}
+    open_ = [job for job in jobs if job.status == "running" and job.key != key]
+    wanted = [*open_, *(job for job in last.values() if job.task.kind == "train")]
+    return {name for job in wanted for name in (job.task.base, update_of(job)) if name}
+
+
+def update_of(job: JobRow) -> str:
+    """SHA-256 of the update that a job released; empty when it released none."""
+    return str((job.answer or {}).get("passport", {}).get("sha256", ""))
 
 
 def ids_of(row: RequestRow, task: Task) -> dict[str, Any]:
