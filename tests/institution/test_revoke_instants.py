@@ -33,7 +33,7 @@ from fedrec.institution.site import Site
 
 TIMES = 8
 SIZE = 4_000_000
-ON_ITS_WAY = 256 * 1024 + 4 * serve.SEND_BUFFER + 256 * 1024  # one checked chunk, buffers of both ends and of uvicorn
+ON_ITS_WAY = (320 + 128) * 1024  # five seconds at 64 kB/s in buffers of the site; and what this reader has
 HOWS = ("revoke", "pause")
 LIMITS = "own_code = true\nmegabytes = 8\nminutes = 0.2\nmemory_mb = 1024\n"
 BUSY = "import time\nbegan = time.monotonic()\nwhile time.monotonic() < began + 0.4:\n    pass"
