@@ -175,7 +175,7 @@ LEAK = "return {'v': rows.item[:8].astype(np.float64)}, {}"
 
 
 def test_known_limit_rows_written_into_the_numbers_of_a_declared_tensor_leave(site, jobs):
-    """No jail can see this: where own code is on, the owner's reading is the defence (docs/security.md)."""
+    """No jail can see this: where own code is on, the owner's reading is the defence (docs/threat-model.md)."""
     row = approved(site, own(LEAK))
     answer = train(site, jobs, row, VECTOR)
     assert answer["status"] == "done"
