@@ -77,9 +77,7 @@ class Jobs:
             except Refused as refusal:
                 self._event(row, task, refusal.code)
                 raise
-            if known is None:
-                self._forget_round(row, task)
-            else:  # another thread was faster; its intent has its own outcome
+            if known is not None:  # another thread was faster; its intent has its own outcome
                 self._event(row, task, "repeated")
         return self._resume(job, row, task)
 
@@ -185,6 +183,7 @@ class Jobs:
                 permit = None
             if permit is None:
                 self._site.blobs.drop_request(ended.id)
+        shutil.rmtree(self._site.state / "jobs", ignore_errors=True)
         if running := {job.key for job in self._site.ledger.running()}:
             for event in audit.read(self._site.audit.path):
                 if (job := event["detail"].get("job")) in running:
@@ -244,6 +243,8 @@ class Jobs:
                 self._said[job] = _said(outcome, detail)
             site.ledger.finish(job, status, answer, site.now())
             self._said.pop(job, None)
+            if task.kind != "train" and status == "done":  # not before: a job that a crash repeats needs its model
+                site.blobs.drop("in", row.id, task.base)
 
     def _may_go_on(self, row: RequestRow) -> bool:
         """Whether a stopped job was stopped by the site's own end or a pause, so that it is repeated after it."""
@@ -253,6 +254,7 @@ class Jobs:
     def _perform(self, job: str, row: RequestRow, task: Task, detail: dict[str, Any]) -> dict[str, Any]:
         site = self._site
         permit = self.permit_of(row.id)
+        self._forget_round(row, task)
         plan = PlanText.parse(row.plan)
         try:
             store = Store.open(site.state, permit["data_version"])
@@ -284,7 +286,6 @@ class Jobs:
                     permit["id"],
                     site.now(),
                 )
-            site.blobs.drop("in", row.id, task.base)
             return {"status": "done", "numbers": numbers}
         finally:
             shutil.rmtree(folder, ignore_errors=True)
