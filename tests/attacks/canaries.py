@@ -77,22 +77,12 @@ class Search:
 
 def _views(data: bytes) -> Iterator[tuple[str, bytes]]:
     yield "raw", data
-    yield (
-        "hex",
-        b" ".join(
-            bytes.fromhex(run[skip : skip + (len(run) - skip) // 2 * 2].decode())
-            for run in re.findall(rb"[0-9a-fA-F]{16,}", data)
-            for skip in (0, 1)
-        ),
-    )
-    yield (
-        "base64",
-        b" ".join(
-            base64.b64decode(run[skip : skip + (len(run) - skip) // 4 * 4], b"-_" if {45, 95} & set(run) else None)
-            for run in re.findall(rb"[A-Za-z0-9+/]{20,}|[A-Za-z0-9_-]{20,}", data)
-            for skip in range(4)
-        ),
-    )
+    runs = re.findall(rb"[0-9a-fA-F]{16,}", data)
+    ends = [(run, skip, skip + (len(run) - skip) // 2 * 2) for run in runs for skip in (0, 1)]
+    yield "hex", b" ".join(bytes.fromhex(run[start:end].decode()) for run, start, end in ends)
+    runs = re.findall(rb"[A-Za-z0-9+/]{20,}", data.translate(bytes.maketrans(b"-_", b"+/")))
+    ends = [(run, skip, skip + (len(run) - skip) // 4 * 4) for run in runs for skip in range(4)]
+    yield "base64", b" ".join(base64.b64decode(run[start:end]) for run, start, end in ends)
 
 
 class Recorder:

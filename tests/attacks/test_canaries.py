@@ -21,8 +21,8 @@ import numpy as np
 import pytest
 import real_sites
 from canaries import Recorder, Search, plant
-from conftest import WeakSite
 from real_sites import BOB, BOB_PASSWORD, approved, fresh, login, owner_password
+from weak_process import WeakSite
 
 import fedrec
 from fedrec.datasets import synthetic
