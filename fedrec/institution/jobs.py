@@ -231,11 +231,11 @@ class Jobs:
             if not isinstance(error, Refused):
                 _log.exception("job %s", job)
             refusal = refusal_of(error)
+            if "sha256" in detail:
+                site.blobs.drop("out", row.id, str(detail["sha256"]))
             if refusal.code in PASSING:
                 raise refusal from None
             answer, status = refusal.answer(), "refused"
-        if status == "refused" and "sha256" in detail:
-            site.blobs.drop("out", row.id, str(detail["sha256"]))
         if not (status == "refused" and answer["code"] in ("jail.stopped", "permit.paused") and self._may_go_on(row)):
             outcome = "done" if status == "done" else answer["code"]
             if self._said.get(job) != _said(outcome, detail):  # else a crash came between the log and the ledger

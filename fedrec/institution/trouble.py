@@ -1,6 +1,6 @@
-"""Trouble of the machine rather than of the call: no room on the disk, no file handle, a ledger that is locked.
+"""What passes by itself: no room on the disk, no file handle, a locked ledger, a clock set back, the wrong hour.
 
-A task that meets it is not ended: the same task, sent again when the trouble is over, runs under what it reserved.
+A task that meets it is not ended: the same task, sent again when it is over, runs under what it had reserved.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fedrec.errors import Refused
 
-PASSING = frozenset({"audit.write", "ledger.write", "site.disk", "site.handles"})
+PASSING = frozenset({"audit.write", "ledger.write", "site.disk", "site.handles", "permit.early", "permit.hours"})
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO}
 _HANDLES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN}
 
