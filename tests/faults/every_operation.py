@@ -1,6 +1,6 @@
 """Fails or kills a site at its n-th operation on disk, for n = 1, 2, 3… until a whole task passes; prints JSON.
 
-    python tests/faults/every_operation.py kill|full|handles KIND FOLDER
+    python tests/faults/every_operation.py kill|full|handles train|publish|approve|revoke FOLDER
 
 Each trial is a process of its own on a copy of one prepared site (no PySyft; the task runs in this process instead
 of the jail, with the jail's own code). A profile function sees every call that opens, writes, syncs, moves or makes
@@ -28,9 +28,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "institution"))
 
-from small_site import START, approved, make_site, recipe, sent, task, train
+from small_site import OWNER, START, approved, make_site, recipe, sent, submitted, task, train
 
 from fedrec.institution import audit, endpoint
+from fedrec.institution.decisions import Decisions
 from fedrec.institution.jail import Report
 from fedrec.institution.jail_child import _perform
 from fedrec.institution.jobs import Jobs
@@ -80,18 +81,20 @@ class Strike:
 def prepare(folder: Path, kind: str) -> dict[str, Any]:
     """A site with a permit, the model in its place and, for evaluate and publish, a trained round; the task to send."""
     site = make_site(folder)
-    row = approved(site, recipe("popularity"))
+    row = (submitted if kind == "approve" else approved)(site, recipe("popularity"))
     jobs = Jobs(site, Here())
-    if kind != "train":
+    if kind in ("publish", "revoke"):
         assert train(site, jobs, row)["status"] == "done"
-    raw = task(sent(site, row, START), kind)
+    raw = task(sent(site, row, START), kind if kind == "publish" else "train")
     jobs.close()
     site.close()
-    return {"key": row.key, "text": row.plan, "id": row.id, "raw": raw}
+    return {"kind": kind, "key": row.key, "text": row.plan, "id": row.id, "raw": raw}
 
 
-def once(jobs: Jobs, plan: Mapping[str, Any]) -> dict[str, Any]:
-    """Send the task as PySyft's endpoint does, and wait as the site's own route does."""
+def once(site: Site, jobs: Jobs, plan: Mapping[str, Any]) -> dict[str, Any]:
+    """Send the task as PySyft's endpoint does, and wait as the site's own route does; or take the owner's decision."""
+    if plan["kind"] in ("approve", "revoke"):
+        return decide(site, jobs, plan)
     endpoint.serve(jobs.start)
     answer = endpoint.call(plan["key"], plan["text"], plan["raw"])
     try:
@@ -100,13 +103,26 @@ def once(jobs: Jobs, plan: Mapping[str, Any]) -> dict[str, Any]:
         return dict(refusal_of(error).answer())
 
 
+def decide(site: Site, jobs: Jobs, plan: Mapping[str, Any]) -> dict[str, Any]:
+    """The owner's decision on the plan, which PySyft takes."""
+    decisions = Decisions(site, jobs)
+    try:
+        if plan["kind"] == "approve":
+            decisions.approve(OWNER, plan["id"], {}, lambda: True)
+        else:
+            decisions.undo(OWNER, plan["id"], "no", lambda: True)
+    except Exception as error:
+        return dict(refusal_of(error).answer())
+    return {"status": "done"}
+
+
 def trial(folder: Path, plan: Mapping[str, Any], fault: str, at: int) -> dict[str, Any]:
     """One task with a strike; without a kill the same process then sends it again."""
     site = Site.open(folder / "a")
     jobs, strike = Jobs(site, Here()), Strike(fault, at)
     threading.setprofile(strike)
     sys.setprofile(strike)
-    first = once(jobs, plan)
+    first = once(site, jobs, plan)
     sys.setprofile(None)
     threading.setprofile(None)
     found = {"first": first.get("code", first["status"]), "struck": at > 0 and strike.count >= at}
@@ -124,14 +140,19 @@ def restarted(folder: Path, plan: Mapping[str, Any]) -> dict[str, Any]:
 
 def after(site: Site, jobs: Jobs, plan: Mapping[str, Any]) -> dict[str, Any]:
     """Send the task once more, then hold ledger, log and files against one another."""
-    last = once(jobs, plan)
+    row = site.ledger.request(plan["id"])
+    between = None if row is None else [row.decision, row.permit_state]
+    last = once(site, jobs, plan)
     jobs.close()
     job = Task.parse(plan["raw"]).key(plan["id"])
     log = list(audit.read(site.audit.path))
     said = Counter(event["outcome"] for event in log if event["detail"].get("job") == job)
     out = site.blobs.path("out", plan["id"], "x").parent
     folders = site.state / "jobs"
+    row = site.ledger.request(plan["id"])
     found = {
+        "between": between,
+        "decision": None if row is None else [row.decision, row.permit_state],
         "last": last.get("code", last["status"]),
         "answer": {key: last.get(key) for key in ("passport", "numbers")},
         "verdict": audit.verify(site.audit.path).verdict,

@@ -43,3 +43,26 @@ def test_wherever_it_strikes_the_same_task_sent_again_gives_the_same_answer_once
         outcomes = {outcome: times for outcome, times in trial["said"].items() if outcome not in CODES[fault]}
         assert outcomes == {"done": 1}, trial  # the log has it once, wherever the crash came
         assert fault != "kill" or trial["left"] == [], trial
+
+
+@pytest.mark.parametrize("fault", ["kill", "full"])
+@pytest.mark.parametrize(
+    ("kind", "before", "after"),
+    [("approve", ["waiting", "none"], ["approved", "live"]), ("revoke", ["approved", "live"], ["revoked", "ended"])],
+)
+def test_wherever_it_strikes_a_decision_is_taken_whole_or_not_at_all(fault, kind, before, after, tmp_path):
+    """An approval that was cut off leaves a permit that is void; said again, a decision holds."""
+    done = subprocess.run(
+        [sys.executable, SCRIPT, fault, kind, tmp_path], capture_output=True, text=True, check=False, timeout=250
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    trials = json.loads(done.stdout)
+    assert len(trials) > 8
+    void = [["waiting", "ended"], ["waiting", "pending"]] if kind == "approve" else []
+    for trial in trials:
+        assert "error" not in trial, trial
+        assert trial["between"] in [before, after, *void], trial
+        assert trial["first"] != "done" or trial["between"] == after, trial
+        assert (trial["decision"], trial["last"], trial["verdict"]) == (after, "done", "ok"), trial
+        assert trial["out"] == [], trial
+    assert {json.dumps(trial["between"]) for trial in trials} >= {json.dumps(before), json.dumps(after)}
