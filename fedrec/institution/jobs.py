@@ -14,12 +14,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import fedrec
 from fedrec.core.split import split
 from fedrec.errors import DataError, Refused
 from fedrec.exchange.passport import sign
 from fedrec.exchange.plan import PlanText
 from fedrec.exchange.wire import decode, encode, sha256
+from fedrec.institution import audit
 from fedrec.institution.guard import Guard, check_counts, check_sums
 from fedrec.institution.jail import Report
 from fedrec.institution.ledger import RequestRow
@@ -28,7 +28,18 @@ from fedrec.institution.permit import Task, check
 from fedrec.institution.published import Published
 from fedrec.institution.site import Site
 from fedrec.institution.store import Store
-from fedrec.institution.task_files import Runner, base_of, ids_of, log_of, needed, run_in_jail, state_path, update_of
+from fedrec.institution.task_files import (
+    Runner,
+    base_of,
+    cut_log,
+    facts_of,
+    forget_round,
+    ids_of,
+    needed,
+    run_in_jail,
+    state_path,
+)
+from fedrec.institution.trouble import PASSING, check_room, refusal_of
 
 ANSWER_S = 0.6  # how long a call waits for a job that may be quick; PySyft's call must end within a second
 PARALLEL = 2  # jobs at the same time
@@ -43,6 +54,8 @@ class Jobs:
         self._site, self._jail = site, jail
         self._pool = ThreadPoolExecutor(PARALLEL, thread_name_prefix="job")
         self._active: dict[str, Future[None]] = {}
+        self._troubled: dict[str, Refused] = {}  # jobs that wait for the machine's trouble to end and to be sent again
+        self._said: dict[str, str] = {}  # outcomes in the audit log of jobs that the ledger still has as running
         self._lock, self._files = threading.Lock(), threading.Lock()
 
     def start(self, key: str, fingerprint: str, raw: object) -> dict[str, Any]:
@@ -65,33 +78,30 @@ class Jobs:
             )
         job = task.key(row.id)
         if site.ledger.job(job) is None:
-            site.audit.event(
-                row.scientist, "scientist", task.kind, row.fingerprint, outcome="intent", **ids_of(row, task)
-            )
+            self._event(row, task, "intent")
             try:
+                check_room(site.state, 2 * site.config.limits.megabytes)
                 check_limits(PlanText.parse(row.plan), site.config)
                 with self._files:
                     base_of(self._site, row, task)
                     known = site.ledger.reserve(job, row.id, task, site.now(), site.keys.public)
-                    if known is None:
-                        self._forget_round(job, row, task)
             except Refused as refusal:
-                site.audit.event(
-                    row.scientist, "scientist", task.kind, row.fingerprint, outcome=refusal.code, **ids_of(row, task)
-                )
+                self._event(row, task, refusal.code)
                 raise
             if known is not None:  # another thread was faster; its intent has its own outcome
-                site.audit.event(
-                    row.scientist, "scientist", task.kind, row.fingerprint, outcome="repeated", **ids_of(row, task)
-                )
+                self._event(row, task, "repeated")
         return self._resume(job, row, task)
+
+    def _event(self, row: RequestRow, task: Task, outcome: str, detail: Mapping[str, str | int | bool] = {}) -> None:
+        who, ids = (row.scientist, "scientist", task.kind, row.fingerprint), ids_of(row, task)
+        self._site.audit.event(*who, outcome=outcome, detail=detail, **ids)
 
     def _resume(self, job: str, row: RequestRow, task: Task) -> dict[str, Any]:
         self._site.ledger.check_pause()
         with self._lock:
             known = self._site.ledger.job(job)
             if known is not None and known.status == "running" and job not in self._active:
-                self._active[job] = self._pool.submit(self._run, job, row, task)
+                self._submit(job, row, task)
             running = self._active.get(job)
         if running is not None:
             try:
@@ -110,6 +120,8 @@ class Jobs:
         if known is None:
             raise Refused("job.missing", "there is no such job", "Start it with a call of the approved function")
         self.permit_of(known.request)
+        if known.status == "running" and (trouble := self._troubled.get(job)) is not None:
+            return {**trouble.answer(), "key": job}
         if known.status == "running":
             return {"status": "running", "key": job}
         return {**(known.answer or {}), "key": job}
@@ -168,11 +180,11 @@ class Jobs:
             for job in jobs:
                 row = self._site.ledger.request(job.request)
                 if row is not None:
-                    self._active[job.key] = self._pool.submit(self._run, job.key, row, job.task)
+                    self._submit(job.key, row, job.task)
         return len(jobs)
 
     def recover(self) -> int:
-        """After a restart: start again what was running; deterministic, reserved once, answered once."""
+        """After a restart: start again what was running; deterministic, reserved once, answered once, logged once."""
         for ended in self._site.ledger.requests():
             permit = ended.signed_permit
             if permit is not None and permit["consortium"] != self._site.consortium.hash:
@@ -182,6 +194,11 @@ class Jobs:
                 permit = None
             if permit is None:
                 self._site.blobs.drop_request(ended.id)
+        shutil.rmtree(self._site.state / "jobs", ignore_errors=True)
+        if running := {job.key for job in self._site.ledger.running()}:
+            for event in audit.read(self._site.audit.path):
+                if (job := event["detail"].get("job")) in running:
+                    self._said[job] = _said(event["outcome"], event["detail"])
         return self.go_on()
 
     def close(self) -> None:
@@ -190,42 +207,60 @@ class Jobs:
             self._jail.kill(job.key)
         self._pool.shutdown(wait=True, cancel_futures=True)
 
+    def _submit(self, job: str, row: RequestRow, task: Task) -> None:
+        """Give a job to the pool; the caller holds the lock."""
+        self._troubled.pop(job, None)
+        self._active[job] = self._pool.submit(self._run, job, row, task)
+
     # one job, in a thread of the pool
 
     def _run(self, job: str, row: RequestRow, task: Task) -> None:
+        trouble = None
         try:
             self._to_its_end(job, row, task)
+        except Refused as refusal:
+            trouble = refusal
         finally:  # also when the outcome cannot be written: then the same task, sent again, runs again
             with self._lock:
                 self._active.pop(job, None)
+                if trouble is not None:
+                    self._troubled[job] = trouble
 
     def _to_its_end(self, job: str, row: RequestRow, task: Task) -> None:
+        """Do a job and write down how it ended, each once.
+
+        Raises:
+            Refused: trouble of the machine; the job has not ended.
+        """
         site = self._site
-        detail: dict[str, str | int | bool] = {}
+        detail: dict[str, str | int | bool] = {"job": job}
         try:
             answer = self._perform(job, row, task, detail)
             self._live(row.id)  # a pause keeps what is done inside: no answer and no byte leaves before its end
             status = "done"
-        except Refused as refusal:
+        except Exception as error:
+            if not isinstance(error, Refused):
+                _log.exception("job %s", job)
+            refusal = refusal_of(error)
+            if "sha256" in detail:
+                self._drop("out", str(detail["sha256"]), job, row, task)
+            if refusal.code in PASSING:
+                raise refusal from None
             answer, status = refusal.answer(), "refused"
-        except Exception:
-            _log.exception("job %s", job)
-            ours = Refused("site.error", "the site had an error of its own", "Ask the data owner to read the log")
-            answer, status = ours.answer(), "refused"
-        if status == "refused" and "sha256" in detail:
-            site.blobs.drop("out", row.id, str(detail["sha256"]))
         if not (status == "refused" and answer["code"] in ("jail.stopped", "permit.paused") and self._may_go_on(row)):
             outcome = "done" if status == "done" else answer["code"]
-            site.audit.event(
-                row.scientist,
-                "scientist",
-                task.kind,
-                row.fingerprint,
-                outcome=outcome,
-                detail=detail,
-                **ids_of(row, task),
-            )
+            if self._said.get(job) != _said(outcome, detail):  # else a crash came between the log and the ledger
+                self._event(row, task, outcome, detail)
+                self._said[job] = _said(outcome, detail)
             site.ledger.finish(job, status, answer, site.now())
+            self._said.pop(job, None)
+            if task.kind != "train" and status == "done":  # not before: a job that a crash repeats needs its model
+                self._drop("in", task.base, job, row, task)
+
+    def _drop(self, side: str, name: str, job: str, row: RequestRow, task: Task) -> None:
+        with self._files:
+            if name not in needed(self._site, row, task.run, job):
+                self._site.blobs.drop(side, row.id, name)
 
     def _may_go_on(self, row: RequestRow) -> bool:
         """Whether a stopped job was stopped by the site's own end or a pause, so that it is repeated after it."""
@@ -235,6 +270,8 @@ class Jobs:
     def _perform(self, job: str, row: RequestRow, task: Task, detail: dict[str, Any]) -> dict[str, Any]:
         site = self._site
         permit = self.permit_of(row.id)
+        with self._files:
+            forget_round(site, job, row, task)
         plan = PlanText.parse(row.plan)
         try:
             store = Store.open(site.state, permit["data_version"])
@@ -244,9 +281,14 @@ class Jobs:
             ) from None
         folder = site.state / "jobs" / job
         shutil.rmtree(folder, ignore_errors=True)
+        check_room(site.state, site.config.limits.megabytes)
         folder.mkdir(mode=0o700, parents=True)
         try:
-            report = run_in_jail(site, self._jail, job, row, task, store, folder)
+            try:
+                report = run_in_jail(site, self._jail, job, row, task, store, folder)
+            except Refused:
+                check_room(site.state, site.config.limits.megabytes)  # else a full disk would pass for the plan's error
+                raise
             detail.update(jail_level=self._jail.level, pid=report.pid, uid=report.uid)
             if task.kind == "train":
                 return self._release(row, task, permit, plan, store, folder, report, detail)
@@ -261,17 +303,10 @@ class Jobs:
                     permit["id"],
                     site.now(),
                 )
-            with self._files:
-                if task.base not in needed(site, row, task.run, job):
-                    site.blobs.drop("in", row.id, task.base)
             return {"status": "done", "numbers": numbers}
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-            log = log_of(site, job)
-            if log.exists() and not log.stat().st_size:
-                log.unlink()
-            elif log.exists() and log.stat().st_size > MAX_LOG:
-                os.truncate(log, MAX_LOG)
+            cut_log(site, job, MAX_LOG)
 
     def _release(
         self,
@@ -298,24 +333,7 @@ class Jobs:
         guard.check(tensors, len(data))
         name = sha256(data)
         (folder / "update").write_bytes(data)
-        facts = {
-            "site": site.config.name,
-            "run": task.run,
-            "round": task.round,
-            "kind": task.kind,
-            "protocol": task.protocol,
-            "base": task.base,
-            "nonce": task.nonce,
-            "request": row.id,
-            "permit": permit["id"],
-            "plan": row.fingerprint,
-            "data_version": permit["data_version"],
-            "sha256": name,
-            "bytes": len(data),
-            "rows": rows,
-            "users": users,
-            "fedrec": fedrec.__version__,
-        }
+        facts = facts_of(site, row, task, permit) | {"sha256": name, "bytes": len(data), "rows": rows, "users": users}
         state = state_path(site, row, task)
         state.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.replace(folder / "state", state)
@@ -323,13 +341,7 @@ class Jobs:
         site.blobs.release(row.id, folder / "update", name)
         return {"status": "done", "passport": sign(facts, site.keys.site)}
 
-    def _forget_round(self, key: str, row: RequestRow, task: Task) -> None:
-        """A new task of a run ends the rounds before it: updates and models that no other run needs are deleted."""
-        site = self._site
-        keep = needed(site, row, task.run, key) | {task.base}
-        for job in site.ledger.jobs_of(row.id, task.run):
-            if job.task.round < task.round or task.kind != "train":
-                for side, name in (("out", update_of(job)), ("in", job.task.base)):
-                    if name and name not in keep:
-                        site.blobs.drop(side, row.id, name)
-        state_path(site, row, task, task.round - 2).unlink(missing_ok=True)
+
+def _said(outcome: str, detail: Mapping[str, Any]) -> str:
+    """What an outcome in the log says, so that it is not said twice."""
+    return f"{outcome} {detail.get('sha256', '')}"

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
+import fedrec
 from fedrec.errors import Refused
 from fedrec.institution.jail import JailLimits, Report
 from fedrec.institution.ledger import JobRow, RequestRow
@@ -77,6 +78,17 @@ def needed(site: Site, row: RequestRow, run: str, key: str) -> set[str]:
     return {name for job in wanted for name in (job.task.base, update_of(job)) if name}
 
 
+def forget_round(site: Site, key: str, row: RequestRow, task: Task) -> None:
+    """A new task of a run, the job `key`, ends the rounds before it: what no other run needs of them is deleted."""
+    keep = needed(site, row, task.run, key) | {task.base}
+    for job in site.ledger.jobs_of(row.id, task.run):
+        if job.task.round < task.round or task.kind != "train":
+            for side, name in (("out", update_of(job)), ("in", job.task.base)):
+                if name and name not in keep:
+                    site.blobs.drop(side, row.id, name)
+    state_path(site, row, task, task.round - 2).unlink(missing_ok=True)
+
+
 def update_of(job: JobRow) -> str:
     """SHA-256 of the update that a job released; empty when it released none."""
     return str((job.answer or {}).get("passport", {}).get("sha256", ""))
@@ -86,6 +98,24 @@ def ids_of(row: RequestRow, task: Task) -> dict[str, Any]:
     """What every event about a task carries."""
     permit = row.signed_permit or {}
     return {"request": row.id, "permit": permit.get("id", ""), "run": task.run, "round": task.round}
+
+
+def facts_of(site: Site, row: RequestRow, task: Task, permit: Mapping[str, Any]) -> dict[str, Any]:
+    """What an update's passport says about where it comes from."""
+    return {
+        "site": site.config.name,
+        "run": task.run,
+        "round": task.round,
+        "kind": task.kind,
+        "protocol": task.protocol,
+        "base": task.base,
+        "nonce": task.nonce,
+        "request": row.id,
+        "permit": permit["id"],
+        "plan": row.fingerprint,
+        "data_version": permit["data_version"],
+        "fedrec": fedrec.__version__,
+    }
 
 
 def state_path(site: Site, row: RequestRow, task: Task, number: int | None = None) -> Path:
@@ -102,6 +132,15 @@ def log_of(site: Site, job: str) -> Path:
     """Where the owner reads what a job printed or raised; empty ones are deleted."""
     (site.state / "log").mkdir(mode=0o700, exist_ok=True)
     return site.state / "log" / f"{job}.log"
+
+
+def cut_log(site: Site, job: str, most: int) -> None:
+    """Keep the first `most` bytes of what a job printed; an empty log goes."""
+    log = log_of(site, job)
+    if log.exists() and not log.stat().st_size:
+        log.unlink()
+    elif log.exists() and log.stat().st_size > most:
+        os.truncate(log, most)
 
 
 def _open(stack: ExitStack, path: Path, flags: int) -> int:

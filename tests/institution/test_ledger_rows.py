@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 
 import pytest
 from test_ledger import NOW, live, permit, reserve, row
@@ -111,3 +112,27 @@ def test_a_paused_ledger_reserves_nothing_until_it_is_resumed(tmp_path):
     assert [ledger.resume(), ledger.resume(), ledger.paused()] == [True, False, False]
     assert reserve(ledger, 1) is None
     assert [job.task.run for job in ledger.jobs_of("r" * 32, "run-1")] == ["run-1"]
+
+
+def test_a_file_that_another_process_keeps_is_refused_in_time_and_reads_go_on_meanwhile(tmp_path, monkeypatch):
+    monkeypatch.setattr("fedrec.institution.ledger.WAIT_S", 1.0)
+    ledger, said = live(tmp_path / "l"), []
+    other = sqlite3.connect(tmp_path / "l", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+
+    def write():
+        with pytest.raises(Refused, match=r"ledger\.write.*locked"):
+            reserve(ledger, 1)
+        said.append(time.monotonic() - began)
+
+    began = time.monotonic()
+    thread = threading.Thread(target=write)
+    thread.start()
+    time.sleep(0.1)
+    assert ledger.request("r" * 32) is not None
+    assert time.monotonic() - began < 0.8
+    thread.join()
+    assert 0.9 < said[0] < 5
+    assert ledger.used("r" * 32) == {}
+    other.execute("COMMIT")
+    assert reserve(ledger, 1) is None
