@@ -49,6 +49,7 @@ class Limits(Table):
     memory_mb: int = Field(default=4096, ge=64)  # per job
     min_users_per_row: int = Field(default=1, ge=1)  # rows backed by fewer users are released as zero
     jail_level: int = Field(default=2, ge=1, le=3)  # the least level that a job may run in
+    epsilon_limit: float | None = Field(default=None, gt=0)  # of all runs together; None = no plan has to have one
     own_code: bool = False  # may a plan bring its own training code
     tell_errors: bool = True  # is the scientist told the class and line of an exception in his plan
     allow_echo: bool = False  # the model that sends back what it got; for benchmarks

@@ -156,6 +156,8 @@ class PlanText:
 
     @classmethod
     def _from_table(cls, raw: dict[str, Any]) -> PlanText:
+        if "privacy" in raw:
+            raise Refused("plan.privacy", "this version adds no noise and promises no epsilon", "Leave [privacy] out")
         if unknown := set(raw) - _SECTIONS | set(raw["asks"]) - _ASKS:
             raise ValueError(f"unknown key {sorted(unknown)[0]}")
         for key, kind in _TOP_TYPES.items():

@@ -11,7 +11,8 @@ import hashlib
 import logging
 import re
 import sqlite3
-from collections.abc import AsyncIterator, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 from starlette.applications import Starlette
@@ -57,7 +58,8 @@ class Calls:
         try:
             row = self._own_call(request, name)
             limit = int(self._site.config.limits.megabytes * 10**6)
-            length = await self._site.blobs.receive(row, name, _parts(request), limit)
+            live = _parts(request, lambda: self._jobs.permit_of(row))
+            length = await self._site.blobs.receive(row, name, live, limit)
         except Refused as refusal:
             return self._refuse(request, refusal)
         return JSONResponse({"sha256": name, "bytes": length})
@@ -186,7 +188,7 @@ class Calls:
 class _Guarded(FileResponse):
     """A file that stops in the middle when its permit ends: every chunk looks the permit up again."""
 
-    chunk_size = 256 * 1024  # four seconds at 64 kB/s: a revoked permit stops an update within five
+    chunk_size = 64 * 1024  # a second at 64 kB/s: a revoked permit stops an update within five
 
     def __init__(self, *args: Any, live: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -267,6 +269,12 @@ def _what(request: Request) -> str:
     return f"{request.method} {request.url.path.split('/')[3]}"
 
 
-async def _parts(request: Request) -> AsyncIterator[bytes]:
+async def _parts(request: Request, live: Callable[[], object]) -> AsyncIterator[bytes]:
+    """The body as it comes; the permit is looked up every second and once more before anything is kept."""
+    asked = time.monotonic()
     async for part in request.stream():
+        if time.monotonic() > asked + 1:
+            asked = time.monotonic()
+            live()
         yield part
+    live()

@@ -14,6 +14,7 @@ import os
 import selectors
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -38,6 +39,7 @@ MATH_VARIABLES = (
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "NUMEXPR_NUM_THREADS": "1"}
 START = "import sys; sys.path.insert(0, {package!r}); from fedrec.institution import jail_child; jail_child.main()"
 MAX_REPORT = 1 << 20
+_CREDENTIALS = struct.Struct("3i")  # what Linux says of a writer: process, user, group
 # The exceptions that a refusal may name; the name of a class made by own code could hold data.
 _NAMED = {name for name, kind in vars(builtins).items() if isinstance(kind, type) and issubclass(kind, BaseException)}
 _NAMED |= {"Killed", "WrongInput", "DataError", "Refused", "LinAlgError"}
@@ -59,11 +61,12 @@ class JailLimits:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a job's child said when it ended, and where it ran."""
+    """What a job's child said when it ended; which process of which user said so is the kernel's word."""
 
     body: dict[str, Any]
     seconds: float
     pid: int
+    uid: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +115,9 @@ class Jail:
         self._socket, self._lock = ours, threading.Lock()
         self._jobs: dict[str, _Child] = {}
         self._ending = threading.Lock()
-        self._root = tempfile.mkdtemp(prefix="fedrec-jail-")
         environment = {name: os.environ[name] for name in MATH_VARIABLES if name in os.environ} | ONE_THREAD
         start = START.format(package=str(Path(__file__).parents[2]))
-        root = walls.ROOT if level >= 3 else self._root
-        arguments = ["-c", start, str(theirs.fileno()), str(level), root]
+        arguments = ["-c", start, str(theirs.fileno()), str(level)]
         self._parent = subprocess.Popen(
             walls.command(arguments) if level >= 3 else [sys.executable, "-I", "-B", *arguments],
             env=environment, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True,
@@ -157,7 +158,9 @@ class Jail:
         Raises:
             Refused: `jail.time`, `jail.memory`, `jail.stopped` or `jail.error`.
         """
-        out_read, out_write = os.pipe()
+        ours, theirs = socket.socketpair()
+        if sys.platform == "linux":
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         names = [*files, "report"]
         message = {
             "job": job,
@@ -172,21 +175,21 @@ class Jail:
                 with tempfile.TemporaryFile() as long:
                     long.write(body)
                     long.flush()
-                    socket.send_fds(self._socket, [b"job"], [long.fileno(), *files.values(), out_write])
+                    socket.send_fds(self._socket, [b"job"], [long.fileno(), *files.values(), theirs.fileno()])
                 said, handles, _, _ = socket.recv_fds(self._socket, 64, 1)
                 child = _Child.made(int(said or b"0"), handles)
         except OSError:
             child = _Child(0, None)
         finally:
-            os.close(out_write)
+            theirs.close()
         if child.pid == 0:
-            os.close(out_read)
+            ours.close()
             raise Refused("jail.error", "the jail has ended", "Tell the data owner to restart the site")
         self._jobs[job] = child
         try:
-            data, late = _read_all(out_read, limits.seconds)
+            data, late, (pid, uid) = _read_all(ours, limits.seconds)
         finally:
-            os.close(out_read)
+            ours.close()
             with self._ending:
                 stopped = self._jobs.pop(job, None) is None
                 child.kill()
@@ -197,7 +200,7 @@ class Jail:
             raise Refused(
                 "jail.time", f"the job took longer than {limits.seconds:.0f} s", "Make the plan's rounds smaller"
             )
-        return Report(_report(data, limits.tell_errors), time.monotonic() - started, child.pid)
+        return Report(_report(data, limits.tell_errors), time.monotonic() - started, pid or child.pid, uid)
 
     def kill(self, job: str) -> None:
         """End a running job at once; nothing happens when it has ended."""
@@ -212,24 +215,29 @@ class Jail:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._parent.pid, signal.SIGKILL)
         self._parent.wait()
-        with contextlib.suppress(OSError):
-            os.rmdir(self._root)
 
 
-def _read_all(pipe: int, seconds: float) -> tuple[bytes, bool]:
-    """Everything until the child closes its end, and whether time ran out before."""
-    deadline, data = time.monotonic() + seconds, b""
+def _read_all(line: socket.socket, seconds: float) -> tuple[bytes, bool, tuple[int, int]]:
+    """Everything until the child closes its end, whether time ran out before, and who wrote: process and user.
+
+    There is room for the kernel's word about the writer and for nothing else: a descriptor that own code sends along
+    is never opened here.
+    """
+    deadline, data, writer = time.monotonic() + seconds, b"", (0, -1)
     with selectors.DefaultSelector() as selector:
-        selector.register(pipe, selectors.EVENT_READ)
+        selector.register(line, selectors.EVENT_READ)
         while len(data) <= MAX_REPORT:
             left = deadline - time.monotonic()
             if left <= 0 or not selector.select(left):
-                return data, True
-            part = os.read(pipe, 65536)
+                return data, True, writer
+            part, facts, _, _ = line.recvmsg(65536, socket.CMSG_SPACE(_CREDENTIALS.size))
             if not part:
-                return data, False
+                return data, False, writer
             data += part
-    return b"", False
+            if facts:
+                pid, uid, _ = _CREDENTIALS.unpack(facts[0][2])
+                writer = pid, uid
+    return b"", False, writer
 
 
 def _report(data: bytes, tell_errors: bool) -> dict[str, Any]:

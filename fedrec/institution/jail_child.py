@@ -38,7 +38,8 @@ _PR_SET_PDEATHSIG, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 24, 38
 _MADV_COLLAPSE, _HUGE = 25, 1 << 21
 _NOBODY = 65534
 _MAX_FILES = 16
-_AS_ROOT = os.geteuid() == 0  # an ordinary user becomes root of its own user space only, which is another thing
+_ROOT = b"/tmp"  # a folder that is everywhere: the job's own empty one is mounted over it, for the job alone
+_AS_ROOT = os.geteuid() == 0  # of an ordinary user's own user space, a job is not even root
 _libc = ctypes.CDLL(None, use_errno=True)
 
 # What own code may import: in the jail there are no files, so a module is there before the job or not at all.
@@ -68,14 +69,13 @@ class Warm:
 
 
 def main() -> NoReturn:
-    """The warm parent: `argv` is the control socket's descriptor, the level, and an empty folder."""
-    control = socket.socket(fileno=int(sys.argv[1]))
-    level, root = int(sys.argv[2]), sys.argv[3]
+    """The warm parent: `argv` is the control socket's descriptor and the level."""
+    control, level = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])
     os.environ.pop("PWD", None)  # bubblewrap sets it
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _warm()
-    control.send(_trial(level, root))
+    control.send(_trial(level))
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps supervisors
     while True:
         message, files, _, _ = socket.recv_fds(control, 16, _MAX_FILES)
@@ -84,7 +84,7 @@ def main() -> NoReturn:
         pid = os.fork()
         if pid == 0:
             control.close()
-            _supervise(files, level, root)
+            _supervise(files, level)
         for descriptor in files:
             os.close(descriptor)
         handle = _handle(pid)
@@ -134,7 +134,7 @@ def _huge_pages() -> None:
                 _libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), _MADV_COLLAPSE)
 
 
-def _trial(level: int, root: str) -> bytes:
+def _trial(level: int) -> bytes:
     """Enter the jail once in a child, so that a machine that cannot do the level says so at the start."""
     read, write = os.pipe()
     pid = os.fork()
@@ -143,7 +143,7 @@ def _trial(level: int, root: str) -> bytes:
             _namespaces(level)
             inner = os.fork()
             if inner == 0:
-                _enter(level, root)
+                _enter(level)
                 os.write(write, b"ready")
                 os._exit(0)
             os.waitpid(inner, 0)
@@ -157,7 +157,7 @@ def _trial(level: int, root: str) -> bytes:
     return answer or b"the trial child was killed"
 
 
-def _supervise(files: list[int], level: int, root: str) -> NoReturn:
+def _supervise(files: list[int], level: int) -> NoReturn:
     """Fork the worker into a new process namespace; when its first process dies, everything in it dies."""
     try:
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -171,7 +171,7 @@ def _supervise(files: list[int], level: int, root: str) -> NoReturn:
             _be_first(named["report"])
         worker = os.fork()
         if worker == 0:
-            _work(job, named, level, root)
+            _work(job, named, level)
         os.close(named["report"])
         os.waitpid(worker, 0)
     finally:
@@ -188,7 +188,7 @@ def _be_first(report: int) -> None:
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _work(job: dict[str, Any], files: dict[str, int], level: int, root: str) -> NoReturn:
+def _work(job: dict[str, Any], files: dict[str, int], level: int) -> NoReturn:
     """Enter the jail, run the task, write the report. Own code's exception leaves as class and line only.
 
     What it prints, and the whole traceback, go to the owner's log.
@@ -198,7 +198,7 @@ def _work(job: dict[str, Any], files: dict[str, int], level: int, root: str) -> 
         _close_others(files.pop("log"), {report, *files.values()})
         seconds, memory, size = job["limits"]
         _limit(seconds, memory, size)
-        _enter(level, root)
+        _enter(level)
         body = _perform(job["spec"], files)
     except BaseException as error:
         name = "MemoryError" if isinstance(error, MemoryError) else type(error).__name__
@@ -226,7 +226,7 @@ def _perform(spec: dict[str, Any], files: dict[str, int]) -> dict[str, Any]:
         _write(files["update"], encode(done.update))
     if done.state is not None:
         _write(files["state"], encode(done.state))
-    return {"rows": done.rows, "users": done.users, "numbers": done.numbers, "uid": os.getuid()}
+    return {"rows": done.rows, "users": done.users, "numbers": done.numbers}
 
 
 def _read(descriptor: int) -> bytes:
@@ -289,18 +289,18 @@ def _namespaces(level: int) -> None:
         return
     uid, gid = os.getuid(), os.getgid()
     _call(_libc.unshare(flags | _NEWUSER))
-    for name, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
+    for name, text in (("setgroups", "deny"), ("uid_map", f"{_NOBODY} {uid} 1"), ("gid_map", f"{_NOBODY} {gid} 1")):
         with open(f"/proc/self/{name}", "w") as file:
             file.write(text)
 
 
-def _enter(level: int, root: str) -> None:
+def _enter(level: int) -> None:
     """Empty root folder, no privileges, no new ones, no new processes beyond a few."""
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if level >= 2:
         _call(_libc.mount(None, b"/", None, _MS_REC_PRIVATE, None))
-        _call(_libc.mount(b"none", root.encode(), b"tmpfs", 0x1 | 0x2 | 0x4 | 0x8, b"size=4k"))
-        os.chroot(root)
+        _call(_libc.mount(b"none", _ROOT, b"tmpfs", 0x1 | 0x2 | 0x4 | 0x8, b"size=4k"))
+        os.chroot(_ROOT)
         os.chdir("/")
         for capability in range(64):
             _prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)

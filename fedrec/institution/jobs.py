@@ -28,7 +28,17 @@ from fedrec.institution.permit import Task, check
 from fedrec.institution.published import Published
 from fedrec.institution.site import Site
 from fedrec.institution.store import Store
-from fedrec.institution.task_files import Runner, base_of, facts_of, ids_of, log_of, run_in_jail, state_path, uid_of
+from fedrec.institution.task_files import (
+    Runner,
+    base_of,
+    cut_log,
+    facts_of,
+    forget_round,
+    ids_of,
+    needed,
+    run_in_jail,
+    state_path,
+)
 from fedrec.institution.trouble import PASSING, check_room, refusal_of
 
 ANSWER_S = 0.6  # how long a call waits for a job that may be quick; PySyft's call must end within a second
@@ -46,7 +56,7 @@ class Jobs:
         self._active: dict[str, Future[None]] = {}
         self._troubled: dict[str, Refused] = {}  # jobs that wait for the machine's trouble to end and to be sent again
         self._said: dict[str, str] = {}  # outcomes in the audit log of jobs that the ledger still has as running
-        self._lock = threading.Lock()
+        self._lock, self._files = threading.Lock(), threading.Lock()
 
     def start(self, key: str, fingerprint: str, raw: object) -> dict[str, Any]:
         """Answer a scientist's call within a second: done, running, or refused.
@@ -70,10 +80,11 @@ class Jobs:
         if site.ledger.job(job) is None:
             self._event(row, task, "intent")
             try:
-                base_of(self._site, row, task)
                 check_room(site.state, 2 * site.config.limits.megabytes)
                 check_limits(PlanText.parse(row.plan), site.config)
-                known = site.ledger.reserve(job, row.id, task, site.now(), site.keys.public)
+                with self._files:
+                    base_of(self._site, row, task)
+                    known = site.ledger.reserve(job, row.id, task, site.now(), site.keys.public)
             except Refused as refusal:
                 self._event(row, task, refusal.code)
                 raise
@@ -232,7 +243,7 @@ class Jobs:
                 _log.exception("job %s", job)
             refusal = refusal_of(error)
             if "sha256" in detail:
-                site.blobs.drop("out", row.id, str(detail["sha256"]))
+                self._drop("out", str(detail["sha256"]), job, row, task)
             if refusal.code in PASSING:
                 raise refusal from None
             answer, status = refusal.answer(), "refused"
@@ -244,7 +255,12 @@ class Jobs:
             site.ledger.finish(job, status, answer, site.now())
             self._said.pop(job, None)
             if task.kind != "train" and status == "done":  # not before: a job that a crash repeats needs its model
-                site.blobs.drop("in", row.id, task.base)
+                self._drop("in", task.base, job, row, task)
+
+    def _drop(self, side: str, name: str, job: str, row: RequestRow, task: Task) -> None:
+        with self._files:
+            if name not in needed(self._site, row, task.run, job):
+                self._site.blobs.drop(side, row.id, name)
 
     def _may_go_on(self, row: RequestRow) -> bool:
         """Whether a stopped job was stopped by the site's own end or a pause, so that it is repeated after it."""
@@ -254,7 +270,8 @@ class Jobs:
     def _perform(self, job: str, row: RequestRow, task: Task, detail: dict[str, Any]) -> dict[str, Any]:
         site = self._site
         permit = self.permit_of(row.id)
-        self._forget_round(row, task)
+        with self._files:
+            forget_round(site, job, row, task)
         plan = PlanText.parse(row.plan)
         try:
             store = Store.open(site.state, permit["data_version"])
@@ -272,7 +289,7 @@ class Jobs:
             except Refused:
                 check_room(site.state, site.config.limits.megabytes)  # else a full disk would pass for the plan's error
                 raise
-            detail.update(jail_level=self._jail.level, pid=report.pid, uid=uid_of(report.body.get("uid")))
+            detail.update(jail_level=self._jail.level, pid=report.pid, uid=report.uid)
             if task.kind == "train":
                 return self._release(row, task, permit, plan, store, folder, report, detail)
             numbers = check_sums(report.body.get("numbers"), store.n_users)
@@ -289,11 +306,7 @@ class Jobs:
             return {"status": "done", "numbers": numbers}
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-            log = log_of(site, job)
-            if log.exists() and not log.stat().st_size:
-                log.unlink()
-            elif log.exists() and log.stat().st_size > MAX_LOG:
-                os.truncate(log, MAX_LOG)
+            cut_log(site, job, MAX_LOG)
 
     def _release(
         self,
@@ -327,16 +340,6 @@ class Jobs:
         detail.update(sha256=name, bytes=len(data), guard="passed")
         site.blobs.release(row.id, folder / "update", name)
         return {"status": "done", "passport": sign(facts, site.keys.site)}
-
-    def _forget_round(self, row: RequestRow, task: Task) -> None:
-        """A new task of a run ends the rounds before it: their updates and models are deleted."""
-        for job in self._site.ledger.jobs_of(row.id, task.run):
-            if job.task.round < task.round or task.kind != "train":
-                if job.answer and "passport" in job.answer:
-                    self._site.blobs.drop("out", row.id, job.answer["passport"]["sha256"])
-                if job.task.base != task.base:
-                    self._site.blobs.drop("in", row.id, job.task.base)
-        state_path(self._site, row, task, task.round - 2).unlink(missing_ok=True)
 
 
 def _said(outcome: str, detail: Mapping[str, Any]) -> str:

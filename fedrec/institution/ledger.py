@@ -298,12 +298,10 @@ class Ledger:
         sql = f"SELECT {_JOB} FROM jobs WHERE status='running'"
         return [_job(row) for row in (self._rows(sql + " AND request=?", request) if request else self._rows(sql))]
 
-    def jobs_of(self, request: str, run: str) -> list[JobRow]:
-        """The jobs of one run, in the order of their rounds."""
-        return [
-            _job(row)
-            for row in self._rows(f"SELECT {_JOB} FROM jobs WHERE request=? AND run=? ORDER BY round", request, run)
-        ]
+    def jobs_of(self, request: str, run: str | None = None) -> list[JobRow]:
+        """The jobs of a request or of one of its runs, in the order of their rounds and then of their start."""
+        sql = f"SELECT {_JOB} FROM jobs WHERE request=? AND run=coalesce(?, run) ORDER BY round, rowid"
+        return [_job(row) for row in self._rows(sql, request, run)]
 
     # results of PySyft calls
 

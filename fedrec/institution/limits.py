@@ -18,7 +18,7 @@ def check_limits(plan: PlanText, config: SiteConfig, n_items: int | None = None)
 
     Raises:
         Refused: `plan.version`, `plan.model`, `plan.own_code`, `plan.purpose`, `plan.setting`, `plan.rounds`,
-            `plan.publish` or `plan.bytes`.
+            `plan.publish`, `plan.privacy` or `plan.bytes`.
     """
     limits, name = config.limits, str(plan.model["name"])
     if plan.fedrec != fedrec.__version__:
@@ -52,6 +52,12 @@ def check_limits(plan: PlanText, config: SiteConfig, n_items: int | None = None)
         )
     if plan.publish and not limits.publish:
         raise Refused("plan.publish", "this institution does not take published models", "Submit with publish=False")
+    if limits.epsilon_limit is not None:  # without noise there is no epsilon, and so none within a limit
+        raise Refused(
+            "plan.privacy",
+            f"this institution limits epsilon to {limits.epsilon_limit:g}, and no plan of this version has one",
+            "Talk to the owner",
+        )
     if n_items is not None:
         size = sum(tensor.nbytes(n_items) for tensor in plan.leaves.values())
         if size > limits.megabytes * 10**6:

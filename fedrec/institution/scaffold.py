@@ -210,7 +210,9 @@ def _site_text(name: str, title: str, owner: str, port: int, data: str, consorti
     lines = [f"name = {_quoted(name)}", f"title = {_quoted(title)}", f"owner = {_quoted(owner)}"]
     lines.append(f"port = {port}" + ("" if port else "   # any free port; fedrec site status tells which"))
     lines += [f"data = {_quoted(data)}", f"consortium = {_quoted(consortium)}", "", "[limits]"]
-    lines.append("own_code = false   # training code of the scientist's own: read docs/security.md before you allow it")
+    lines.append(
+        "own_code = false   # the scientist's own training code: read docs/threat-model.md before you allow it"
+    )
     return "\n".join(lines) + "\n"
 
 

@@ -28,6 +28,7 @@ from fedrec.institution.mock import make_mock
 from fedrec.institution.published import Published
 from fedrec.institution.site import Keys, Site
 
+SEND_BUFFER = 64 * 1024  # bytes of an answer that the kernel holds; Linux takes it twice
 _log = logging.getLogger("fedrec.site")
 
 
@@ -281,6 +282,7 @@ def _bind(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # named, so that asyncio turns Nagle off
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)  # what is in it leaves, whoever revokes
     try:
         listening.bind((host, port))
     except OSError as error:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import fedrec
 from fedrec.errors import Refused
 from fedrec.institution.jail import JailLimits, Report
-from fedrec.institution.ledger import RequestRow
+from fedrec.institution.ledger import JobRow, RequestRow
 from fedrec.institution.permit import Task
 from fedrec.institution.site import Site
 from fedrec.institution.store import Store
@@ -61,9 +61,37 @@ def base_of(site: Site, row: RequestRow, task: Task) -> Path:
     return path
 
 
-def uid_of(said: object) -> int:
-    """The user that a job says it ran as; -1 when own code wrote something else."""
-    return said if type(said) is int and 0 <= said < 2**32 else -1
+def needed(site: Site, row: RequestRow, run: str, key: str) -> set[str]:
+    """SHA-256 of models and updates that other tasks of a request still need: two runs of a plan share them.
+
+    Those are what running jobs start from, and what the last task of each other run started from and released,
+    unless that was its evaluation.
+
+    Args:
+        run: the run that is served now.
+        key: its job.
+    """
+    jobs = site.ledger.jobs_of(row.id)
+    last = {job.task.run: job for job in jobs if job.task.run != run}
+    open_ = [job for job in jobs if job.status == "running" and job.key != key]
+    wanted = [*open_, *(job for job in last.values() if job.task.kind == "train")]
+    return {name for job in wanted for name in (job.task.base, update_of(job)) if name}
+
+
+def forget_round(site: Site, key: str, row: RequestRow, task: Task) -> None:
+    """A new task of a run, the job `key`, ends the rounds before it: what no other run needs of them is deleted."""
+    keep = needed(site, row, task.run, key) | {task.base}
+    for job in site.ledger.jobs_of(row.id, task.run):
+        if job.task.round < task.round or task.kind != "train":
+            for side, name in (("out", update_of(job)), ("in", job.task.base)):
+                if name and name not in keep:
+                    site.blobs.drop(side, row.id, name)
+    state_path(site, row, task, task.round - 2).unlink(missing_ok=True)
+
+
+def update_of(job: JobRow) -> str:
+    """SHA-256 of the update that a job released; empty when it released none."""
+    return str((job.answer or {}).get("passport", {}).get("sha256", ""))
 
 
 def ids_of(row: RequestRow, task: Task) -> dict[str, Any]:
@@ -104,6 +132,15 @@ def log_of(site: Site, job: str) -> Path:
     """Where the owner reads what a job printed or raised; empty ones are deleted."""
     (site.state / "log").mkdir(mode=0o700, exist_ok=True)
     return site.state / "log" / f"{job}.log"
+
+
+def cut_log(site: Site, job: str, most: int) -> None:
+    """Keep the first `most` bytes of what a job printed; an empty log goes."""
+    log = log_of(site, job)
+    if log.exists() and not log.stat().st_size:
+        log.unlink()
+    elif log.exists() and log.stat().st_size > most:
+        os.truncate(log, most)
 
 
 def _open(stack: ExitStack, path: Path, flags: int) -> int:

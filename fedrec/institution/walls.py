@@ -32,7 +32,6 @@ NO_NAMESPACES = (
     "jail level 2 does not work here: it needs root, or user namespaces for ordinary users; "
     "see limits.jail_level in site.toml"
 )
-ROOT = "/jail"  # the empty folder inside bubblewrap that jobs make their root of
 PACKAGE = Path(__file__).parents[1]
 # Rights that the parent needs to make a job's namespaces and to give the job another user; a job has none of them.
 _RIGHTS = ("CAP_SYS_ADMIN", "CAP_SYS_CHROOT", "CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP")
@@ -99,7 +98,7 @@ def _options() -> list[str]:
     if os.geteuid() == 0:
         for right in _RIGHTS:
             made += ["--cap-add", right]
-    made += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--dir", ROOT]
+    made += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]
     for path in map(Path, shown()):
         if path.is_symlink():
             made += ["--symlink", os.readlink(path), str(path)]

@@ -76,10 +76,10 @@ def recipe(which: str = "ease", model: Mapping[str, Any] | None = None, **asks: 
 
 def own(train: str = "        pass", score: str = "        pass", **asks: Any) -> PlanText:
     """A plan whose own code runs these lines inside fit_site and score."""
-    given = {"rounds": 9, "runs": 1, "train": ("p1",), "evaluate": True, **asks}
+    given = {"name": "own", "rounds": 9, "runs": 1, "train": ("p1",), "evaluate": True, **asks}
     code = OWN.format(train=_indented(train), score=_indented(score))
     return PlanText(
-        name="own", purpose="P", model={"name": "own", "class": "Attack", "code": code}, aggregator={"name": "mean"},
+        purpose="P", model={"name": "own", "class": "Attack", "code": code}, aggregator={"name": "mean"},
         leaves={"v": Tensor.parse("float32 items")}, fedrec=fedrec.__version__, **given,
     )  # fmt: skip
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
+from fedrec.config import SchemaConfig
+
 SECRET = "canary-7731"
 ROWS = [("u", "b", 3, 20), (" v", "a", 5, 10), ("v", "b", 1, 30)]
 SCHEMA = """title = "T"
@@ -17,6 +19,18 @@ time = "timestamp"
 min = 1
 max = 5
 """
+CATALOGUE = ("a", "b", "c", "d")
+
+
+def schema(**changes) -> SchemaConfig:
+    """The schema of rows of four columns, of which any number may be rejected; `changes` replace its tables."""
+    full = {
+        "title": "T",
+        "columns": {"user": "user", "item": "item", "rating": "rating", "time": "timestamp"},
+        "rating": {"min": 1.0, "max": 5.0},
+        "max_rejected": 1.0,
+    }
+    return SchemaConfig.model_validate({**full, **changes})
 
 
 def institution(root: Path, site: str = "", schema: str = SCHEMA) -> Path:

@@ -1,4 +1,4 @@
-"""A site that starts from an older copy of its state: what it knows no more. docs/security.md says it to the operator."""
+"""A site that starts from an older copy of its state: what it knows no more. docs/threat-model.md says it to the operator."""
 
 from __future__ import annotations
 

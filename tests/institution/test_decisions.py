@@ -213,6 +213,7 @@ def test_an_unknown_request_is_refused_and_a_known_plan_is_not_submitted_twice(s
         (own(), 'models = ["popularity"]\nown_code = true', "plan.model"),
         (recipe(runs=21), "train = 20", "plan.rounds"),
         (recipe(), "publish = false", "plan.publish"),
+        (recipe(), "epsilon_limit = 4.0", "plan.privacy"),
         (recipe(), 'purposes = ["research"]', "plan.purpose"),
         (replace(recipe(), use="marketing"), 'purposes = ["research", "teaching"]', "plan.purpose"),
         *(

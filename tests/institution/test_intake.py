@@ -12,24 +12,13 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from source_files import CATALOGUE, SECRET, schema
 
 from fedrec.config import SchemaConfig
 from fedrec.core.ids import clean_id
 from fedrec.errors import DataError
 from fedrec.institution.intake import index_frame, read_source, take_in, take_in_folder
 from fedrec.institution.store import Store
-
-CATALOGUE = ("a", "b", "c", "d")
-
-
-def schema(**changes) -> SchemaConfig:
-    full = {
-        "title": "T",
-        "columns": {"user": "user", "item": "item", "rating": "rating", "time": "timestamp"},
-        "rating": {"min": 1.0, "max": 5.0},
-        "max_rejected": 1.0,
-    }
-    return SchemaConfig.model_validate({**full, **changes})
 
 
 def written(tmp_path: Path, text: str | bytes, name: str = "ratings.csv") -> Path:
@@ -199,7 +188,6 @@ def test_nothing_in_a_cell_is_guessed(tmp_path):
     assert read_source(tmp_path / "ratings.csv", schema())["item"].tolist() == ["007", "1e5"]
 
 
-SECRET = "canary-7731"
 BAD_FILES = {
     "empty": (b"", "is empty"),
     "blank line only": (b"\n", "is empty"),

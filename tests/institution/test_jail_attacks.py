@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
+import sys
 import threading
 import time
+import traceback
 
 import holes
 import numpy as np
 import pytest
-from small_site import LIMITS, SCIENTIST, VECTOR, approved, make_site, own, train
+from small_site import LIMITS, SCIENTIST, VECTOR, approved, ended, make_site, own, sent, task, train
 from test_jail import processes_below, works
 
 from fedrec.errors import Refused
@@ -17,6 +21,7 @@ from fedrec.institution import endpoint
 from fedrec.institution.decisions import Decisions
 from fedrec.institution.jail import Jail
 from fedrec.institution.jobs import Jobs
+from fedrec.institution.perform import perform
 
 BOTH = pytest.mark.parametrize("defence", [True, False])
 
@@ -82,22 +87,86 @@ def test_a_job_cannot_end_another_one(defence, site, jail, tmp_path):
         here.close()
 
 
-def test_a_fork_bomb_leaves_the_site_serving_others(tmp_path, jail):
-    site = make_site(tmp_path, LIMITS.replace("minutes = 0.05", "minutes = 0.03"))
-    jobs = Jobs(site, jail)
-    bomb = "import os\nwhile True:\n    try:\n        os.fork()\n    except OSError:\n        pass"
-    row, found = approved(site, own(bomb)), {}
-    running = threading.Thread(target=lambda: found.update(train(site, jobs, row, VECTOR)))
-    running.start()
-    time.sleep(0.7)
-    assert len(processes_below(jail.pid)) < 25
-    works(site, jobs)  # while it runs
-    running.join()
-    assert found["code"] == "jail.time"
-    ended = time.monotonic()
-    while processes_below(jail.pid) and time.monotonic() - ended < 4:
-        time.sleep(0.05)
+WRITES = """
+import os, stat
+for fd in range(3, 64):
+    try:
+        if stat.S_ISREG(os.fstat(fd).st_mode) and b"ARROW" in os.pread(fd, 8, 0):
+            os.pwrite(fd, b"x", 4000)
+            break
+    except OSError:
+        pass
+else:
+    raise OSError
+"""
+
+
+@BOTH
+def test_what_a_job_reads_it_cannot_write(defence, site, jobs, monkeypatch):
+    before = site.store.rows_path.read_bytes()
+    row = approved(site, own(WRITES))
+    base = sent(site, row, VECTOR)
+    with monkeypatch.context() as patch:
+        if not defence:  # the control: the same rows, opened for writing
+            patch.setattr(os, "O_RDONLY", os.O_RDWR)
+        answer = ended(site, jobs, row, task(base))
+    assert (answer["status"] == "done") is not defence, answer
+    assert (site.store.rows_path.read_bytes() == before) is defence
+
+
+# What a job does to itself only, and how it shows that it happens where there is no jail.
+ITSELF = {
+    "prints data": ("print('item', *rows.item[:2])", b"item 0 1"),
+    "raises data": ("raise KeyError(str(rows.item[:2]))", b"KeyError: '[0 1]'"),
+    "leaves at once": ("import os\nos._exit(7)", b"exit 7"),
+    "patches numpy": ("np.isfinite = lambda _: True", b"patched"),
+    "leaves a thread": ("import threading, time\nthreading.Thread(target=time.sleep, args=(9,)).start()", b"threads 1"),
+}
+
+
+@pytest.mark.parametrize("does", ITSELF)
+def test_what_a_job_does_to_itself_stays_in_it(does, site, jobs, jail, capfd):
+    answer = train(site, jobs, approved(site, own(ITSELF[does][0])), VECTOR)
+    assert answer["status"] == ("refused" if does in ("raises data", "leaves at once") else "done")
+    assert "0 1" not in json.dumps(answer) + "".join(capfd.readouterr())
+    assert threading.active_count() < 20
+    assert np.isfinite(np.nan) == False  # noqa: E712  and the site's numpy is its own
+    time.sleep(0.2)
     assert processes_below(jail.pid) == []
+    works(site, jobs)
+
+
+@pytest.mark.parametrize("does", ITSELF)
+def test_control_without_the_jail_it_reaches_the_process_that_runs_it(does, site):
+    code, sign = ITSELF[does]
+    read, write = os.pipe()
+    rows = site.store.rows()
+    child = os.fork()
+    if child == 0:
+        os.dup2(write, 1)
+        os.dup2(write, 2)
+        sys.stdout = sys.stderr = os.fdopen(1, "w", buffering=1)
+        before = threading.active_count()
+        try:
+            perform(own(code), "train", "p1", rows, VECTOR, {})
+            print("patched" if np.isfinite(np.nan) else "", "threads", threading.active_count() - before)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(0)
+    os.close(write)
+    with os.fdopen(read, "rb") as said:
+        text = said.read() + b"exit %d" % os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert sign in text
+
+
+@BOTH
+def test_a_loop_ends_with_the_jobs_time(defence, tmp_path, jail):
+    site = make_site(tmp_path, LIMITS.replace("minutes = 0.05", f"minutes = {0.01 if defence else 0.1}"))
+    jobs = Jobs(site, jail)
+    loop = "import time\nbegan = time.monotonic()\nwhile time.monotonic() < began + 2:\n    pass"
+    answer = train(site, jobs, approved(site, own(loop)), VECTOR)
+    assert (answer.get("code") == "jail.time") is defence, answer
     jobs.close()
     site.close()
 
@@ -106,7 +175,7 @@ LEAK = "return {'v': rows.item[:8].astype(np.float64)}, {}"
 
 
 def test_known_limit_rows_written_into_the_numbers_of_a_declared_tensor_leave(site, jobs):
-    """No jail can see this: where own code is on, the owner's reading is the defence (docs/security.md)."""
+    """No jail can see this: where own code is on, the owner's reading is the defence (docs/threat-model.md)."""
     row = approved(site, own(LEAK))
     answer = train(site, jobs, row, VECTOR)
     assert answer["status"] == "done"

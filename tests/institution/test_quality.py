@@ -14,28 +14,16 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from small_site import ITEMS, approved, ended, recipe, sent, task, train
+from source_files import CATALOGUE, SECRET, schema
 
 from fedrec.cli.main import cli
-from fedrec.config import SchemaConfig
 from fedrec.core.interactions import Interactions
 from fedrec.institution import quality
 from fedrec.institution.intake import take_in, take_in_folder
 from fedrec.institution.quality_page import page
 from fedrec.institution.store import Store, read_rows
 
-CATALOGUE = ("a", "b", "c", "d")
 HEAD = "user,item,rating,timestamp\n"
-SECRET = "canary-7731"
-
-
-def schema(**changes) -> SchemaConfig:
-    full = {
-        "title": "T",
-        "columns": {"user": "user", "item": "item", "rating": "rating", "time": "timestamp"},
-        "rating": {"min": 1.0, "max": 5.0},
-        "max_rejected": 1.0,
-    }
-    return SchemaConfig.model_validate({**full, **changes})
 
 
 def taken(tmp_path, text, catalogue=CATALOGUE):

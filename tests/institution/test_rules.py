@@ -10,26 +10,14 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from source_files import CATALOGUE, schema
 
-from fedrec.config import SchemaConfig
 from fedrec.errors import DataError
 from fedrec.institution.columns import gaps, ids, numbers, seconds
 from fedrec.institution.index import Rules, index_columns
 from fedrec.institution.intake import take_in
 from fedrec.institution.mock import make_mock
 from fedrec.institution.store import Store
-
-CATALOGUE = ("a", "b", "c", "d")
-
-
-def schema(**changes) -> SchemaConfig:
-    full = {
-        "title": "T",
-        "columns": {"user": "user", "item": "item", "rating": "rating", "time": "timestamp"},
-        "rating": {"min": 1.0, "max": 5.0},
-        "max_rejected": 1.0,
-    }
-    return SchemaConfig.model_validate({**full, **changes})
 
 
 def table(text: str) -> dict[str, pa.ChunkedArray]:

@@ -1,0 +1,122 @@
+"""Every cap of site.toml: no plan, no approval and no permit given before goes above it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from small_site import (
+    LIMITS,
+    OWNER,
+    SCIENTIST,
+    START,
+    VECTOR,
+    Idle,
+    approved,
+    make_site,
+    own,
+    recipe,
+    sent,
+    submitted,
+    task,
+    train,
+)
+
+from fedrec.config.site import Limits
+from fedrec.errors import Refused
+from fedrec.exchange.plan import Tensor
+from fedrec.exchange.wire import decode
+from fedrec.institution.decisions import Decisions
+from fedrec.institution.jobs import Jobs
+from fedrec.institution.site import Site
+
+# cap → what the institution writes, a plan above it, the refusal
+OF_PLANS = {
+    "train": ("train = 5", recipe(rounds=3), "plan.rounds"),  # 3 rounds of 2 runs
+    "megabytes": (
+        "megabytes = 0.5",
+        replace(recipe(), leaves={"g": Tensor("float32", ("items", 16000))}),
+        "plan.bytes",
+    ),
+    "epsilon_limit": ("epsilon_limit = 4.0", recipe(), "plan.privacy"),
+    "own_code": ("own_code = false", own(), "plan.own_code"),
+    "allow_echo": ("allow_echo = false", replace(recipe(), model={"name": "echo"}), "plan.model"),
+    "publish": ("publish = false", recipe(), "plan.publish"),
+    "models": ('models = ["popularity"]', recipe(), "plan.model"),
+    "purposes": ('purposes = ["research"]', recipe(), "plan.purpose"),
+    "settings": ('settings = {"ease.l2" = [1.0, 100.0]}', recipe(), "plan.setting"),
+}
+OF_PERMITS = {"train", "evaluate", "days"}  # what was asked for is cut, which test_decisions.py tests
+OF_JOBS = {"megabytes", "minutes", "memory_mb", "min_users_per_row"}
+OF_THE_SITE = {"jail_level", "tell_errors"}  # test_jail_levels.py, test_jail_attacks.py
+LAX = "own_code = true\nallow_echo = true\n"
+
+
+def code_of(call, *given):
+    with pytest.raises(Refused) as caught:
+        call(*given)
+    return caught.value.code
+
+
+def test_no_cap_is_forgotten_here():
+    assert set(Limits.model_fields) == set(OF_PLANS) | OF_PERMITS | OF_JOBS | OF_THE_SITE
+
+
+@pytest.mark.parametrize("cap", OF_PLANS)
+def test_a_plan_above_a_cap_is_refused_when_submitted_approved_and_called(cap, tmp_path):
+    line, plan, code = OF_PLANS[cap]
+    lax = make_site(tmp_path, LAX)
+    Decisions(lax, Jobs(lax, Idle())).check_submission(SCIENTIST, plan.text(), plan)  # the control: without the cap
+    row, waiting = approved(lax, plan), submitted(lax, replace(plan, name="other"))
+    raw = task(sent(lax, row, START))
+    lax.close()
+    toml = lax.folder / "site.toml"
+    name = line.partition(" ")[0]
+    kept = [old for old in toml.read_text().splitlines() if not old.startswith(name)]
+    toml.write_text("\n".join([*kept, line]) + "\n")
+    strict = Site.open(lax.folder)
+    decisions = Decisions(strict, Jobs(strict, Idle()))
+    another = replace(plan, name="another")
+    assert code_of(decisions.check_submission, SCIENTIST, another.text(), another) == code
+    assert code_of(decisions.approve, OWNER, waiting.id, {}, lambda: True) == code
+    if cap != "megabytes":  # of a call, the guard measures what is there
+        assert code_of(Jobs(strict, Idle()).start, row.key, row.fingerprint, raw) == code
+        assert strict.ledger.used(row.id) == {}
+    strict.close()
+
+
+# cap → what the institution writes, the plan's own lines, the refusal
+IN_JOBS = {
+    "megabytes": ("megabytes = 0.01", "return {'v': np.ones(10**6)}, {}", "guard.bytes"),
+    "minutes": ("minutes = 0.01", "while True:\n    pass", "jail.time"),
+    "memory_mb": ("memory_mb = 200", "np.ones(40 * 10**6)", "jail.memory"),
+}
+
+
+@pytest.mark.parametrize("defence", [True, False])
+@pytest.mark.parametrize("cap", IN_JOBS)
+def test_a_job_above_a_cap_is_ended(cap, defence, tmp_path, jail):
+    """The control is the same cap, wide: the job ends by itself, or as an array that the plan did not declare."""
+    line, lines, code = IN_JOBS[cap]
+    kept = [old for old in LIMITS.replace("0.05", "0.5").splitlines() if not old.startswith(cap)]
+    wide = {"megabytes": "megabytes = 64", "minutes": "minutes = 0.1", "memory_mb": "memory_mb = 2048"}[cap]
+    site = make_site(tmp_path, "\n".join([*kept, line if defence else wide]) + "\n")
+    jobs = Jobs(site, jail)
+    bounded = lines.replace("while True:", "import time\nbegan = time.monotonic()\nwhile time.monotonic() < began + 2:")
+    answer = train(site, jobs, approved(site, own(bounded)), VECTOR)
+    assert answer.get("code") == (code if defence else "guard.shape" if cap == "megabytes" else None), answer
+    jobs.close()
+    site.close()
+
+
+@pytest.mark.parametrize(("least", "zeroed"), [(1, 0), (2, 2), (3, 4), (7, 8)])
+def test_items_behind_which_fewer_users_stand_leave_as_zero(least, zeroed, tmp_path, jail):
+    """Train rows: films 0 to 7 have 1, 2, 3, 3, 3, 3, 2 and 1 of six users."""
+    site = make_site(tmp_path, f"min_users_per_row = {least}\n")
+    jobs, row = Jobs(site, jail), approved(site, recipe("popularity"))
+    answer = train(site, jobs, row)
+    released = decode(site.blobs.path("out", row.id, answer["passport"]["sha256"]).read_bytes())["counts"]
+    assert np.count_nonzero(released == 0) == zeroed
+    jobs.close()
+    site.close()
