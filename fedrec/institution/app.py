@@ -24,6 +24,7 @@ from starlette.routing import Route
 
 from fedrec.errors import Refused
 from fedrec.exchange import signing
+from fedrec.exchange.plan import fingerprint
 from fedrec.institution.decisions import Decisions
 from fedrec.institution.gate import MAX_CALL, PATHS, Gate, Nonces, too_large
 from fedrec.institution.jobs import Jobs
@@ -134,19 +135,24 @@ class Calls:
                 return self._call(account, signed)
             case "action.get":
                 return self._get(account, signed)
+            case "dataset.get_all" | "action.get_mock":
+                act = "card" if path == "dataset.get_all" else "mock"
+                with self._site.audit.act(account.email, account.role, act, self._site.store.version):
+                    return self._server.run(signed)
             case _:
                 return self._server.run(signed)
 
     def _submit(self, account: Account, signed: Any) -> Any:
         plan_text, plan, _ = self._server.rebuild(signed)
         self._decisions.check_submission(account, plan_text, plan)
-        with self._site.audit.act(account.email, account.role, "submit", plan.name):
+        with self._site.audit.act(account.email, account.role, "submit", fingerprint(plan_text)) as facts:
             result = self._server.run(signed)
             if self._server.is_error(result):
                 return result
             taken = self._server.value(result)
             code = taken.changes[0].linked_user_code.object_uid.no_dash
             self._decisions.submitted(account, plan_text, plan, taken.id.no_dash, code)
+            facts["request"] = taken.id.no_dash
         return result
 
     def _decide(self, account: Account, path: str, signed: Any) -> Any:
@@ -218,7 +224,9 @@ class Calls:
                 )
         except Refused as refusal:
             return self._refuse(request, refusal)
-        return _Guarded(path, media_type=_BYTES, live=lambda: self._jobs.permit_of(row))
+        account = request.state.account
+        fetch = self._site.audit.act(account.email, account.role, "fetch", name, request=row)
+        return _Guarded(path, media_type=_BYTES, live=lambda: self._jobs.permit_of(row), act=fetch)
 
     async def job(self, request: Request) -> Response:
         key = request.path_params["key"]
@@ -286,9 +294,9 @@ class _Guarded(FileResponse):
 
     chunk_size = 256 * 1024  # four seconds at 64 kB/s: a revoked permit stops an update within five
 
-    def __init__(self, *args: Any, live: Any, **options: Any) -> None:
+    def __init__(self, *args: Any, live: Any, act: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._live = live
+        self._live, self._act = live, act
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         async def checked(message: Any) -> None:
@@ -296,7 +304,8 @@ class _Guarded(FileResponse):
                 self._live()
             await send(message)
 
-        await super().__call__(scope, receive, checked)
+        with self._act:
+            await super().__call__(scope, receive, checked)
 
 
 def build(site: Site, server: SyftServer, jobs: Jobs) -> Starlette:

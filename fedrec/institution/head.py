@@ -25,7 +25,7 @@ def head(folder: Path, count: int) -> dict[str, Any] | None:
         WrongInput: no data was taken in, or `count` is out of range.
         Refused: `audit.write`; nothing is shown then.
     """
-    with _lock(folder / "state") as free:
+    with alone(folder / "state") as free:
         if not free:
             return None
         store, log = Store.open(folder / "state"), AuditLog(folder / "state" / "audit")
@@ -60,7 +60,7 @@ def head_of(log: AuditLog, folder: Path, store: Store, count: int) -> dict[str, 
 
 
 @contextmanager
-def _lock(state: Path) -> Iterator[bool]:
+def alone(state: Path) -> Iterator[bool]:
     """Whether the folder is ours; while it is, no site starts in it."""
     if not state.is_dir():
         raise WrongInput("no data has been taken in yet; see fedrec site check")

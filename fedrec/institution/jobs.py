@@ -15,24 +15,22 @@ from pathlib import Path
 from typing import Any
 
 import fedrec
-from fedrec.core.split import split
 from fedrec.errors import DataError, Refused
 from fedrec.exchange.passport import sign
 from fedrec.exchange.plan import PlanText
-from fedrec.exchange.wire import decode, encode, sha256
-from fedrec.institution.guard import Guard, check_counts, check_sums
 from fedrec.institution.jail import Report
 from fedrec.institution.ledger import RequestRow
 from fedrec.institution.limits import check_limits
+from fedrec.institution.outgoing import numbers_of, update_of
 from fedrec.institution.permit import Task, check
 from fedrec.institution.published import Published
 from fedrec.institution.site import Site
 from fedrec.institution.store import Store
-from fedrec.institution.task_files import Runner, base_of, ids_of, log_of, run_in_jail, state_path, uid_of
+from fedrec.institution.task_files import Runner, base_of, ids_of, keep_base, log_of, run_in_jail, state_path, uid_of
 
 ANSWER_S = 0.6  # how long a call waits for a job that may be quick; PySyft's call must end within a second
 PARALLEL = 2  # jobs at the same time
-MAX_LOG = 10**6  # bytes that stay of what a job printed, and of an update file beyond the arrays
+MAX_LOG = 10**6  # bytes that stay of what a job printed
 _log = logging.getLogger("fedrec.site")
 
 
@@ -65,9 +63,11 @@ class Jobs:
             )
         job = task.key(row.id)
         if site.ledger.job(job) is None:
+            asked = {"protocol": task.protocol, "base": task.base}
             site.audit.event(
-                row.scientist, "scientist", task.kind, row.fingerprint, outcome="intent", **ids_of(row, task)
-            )
+                row.scientist, "scientist", task.kind, row.fingerprint, outcome="intent", detail=asked,
+                **ids_of(row, task),
+            )  # fmt: skip
             try:
                 base_of(self._site, row, task)
                 check_limits(PlanText.parse(row.plan), site.config)
@@ -200,7 +200,7 @@ class Jobs:
 
     def _to_its_end(self, job: str, row: RequestRow, task: Task) -> None:
         site = self._site
-        detail: dict[str, str | int | bool] = {}
+        detail: dict[str, str | int | bool] = {"protocol": task.protocol, "base": task.base}
         try:
             answer = self._perform(job, row, task, detail)
             self._live(row.id)  # a pause keeps what is done inside: no answer and no byte leaves before its end
@@ -247,9 +247,12 @@ class Jobs:
         try:
             report = run_in_jail(site, self._jail, job, row, task, store, folder)
             detail.update(jail_level=self._jail.level, pid=report.pid, uid=uid_of(report.body.get("uid")))
+            detail.update(ms=int(1000 * report.seconds), data_version=store.version)
             if task.kind == "train":
                 return self._release(row, task, permit, plan, store, folder, report, detail)
-            numbers = check_sums(report.body.get("numbers"), store.n_users)
+            numbers, said = numbers_of(store, report.body)
+            if task.kind == "evaluate":
+                detail.update(sha256=said)
             if task.kind == "publish":
                 Published(site.state).install(
                     row,
@@ -282,19 +285,12 @@ class Jobs:
         detail: dict[str, Any],
     ) -> dict[str, Any]:
         """Guard the update, sign its passport, move it to where it may be fetched, keep the private state."""
-        site, limits = self._site, self._site.config.limits
-        rows, users = check_counts(report.body, store.n_rows, store.n_users)
-        if (folder / "update").stat().st_size > limits.megabytes * 10**6 + MAX_LOG:  # before it is read into memory
-            raise Refused("guard.bytes", f"the update is larger than {limits.megabytes:g} MB", "Make the model smaller")
-        tensors = decode((folder / "update").read_bytes())
-        guard = Guard(plan.leaves, store.n_items, int(limits.megabytes * 10**6), limits.min_users_per_row)
-        if limits.min_users_per_row > 1:
-            tensors, thin = guard.cohort(tensors, split(store.rows(), task.protocol, plan.seed).train.matrix())
-            detail["thin_items"] = thin
-        data = encode(tensors)  # written anew: the bytes that the jail wrote could carry more than the arrays
-        guard.check(tensors, len(data))
-        name = sha256(data)
-        (folder / "update").write_bytes(data)
+        site = self._site
+        update = update_of(plan, site.config.limits, store, task.protocol, folder / "update", report.body)
+        if update.thin_items is not None:
+            detail["thin_items"] = update.thin_items
+        name = update.sha256
+        (folder / "update").write_bytes(update.data)
         facts = {
             "site": site.config.name,
             "run": task.run,
@@ -308,15 +304,16 @@ class Jobs:
             "plan": row.fingerprint,
             "data_version": permit["data_version"],
             "sha256": name,
-            "bytes": len(data),
-            "rows": rows,
-            "users": users,
+            "bytes": len(update.data),
+            "rows": update.rows,
+            "users": update.users,
             "fedrec": fedrec.__version__,
         }
         state = state_path(site, row, task)
         state.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.replace(folder / "state", state)
-        detail.update(sha256=name, bytes=len(data), guard="passed")
+        keep_base(site, row, task)
+        detail.update(sha256=name, bytes=len(update.data), rows=update.rows, users=update.users, guard="passed")
         site.blobs.release(row.id, folder / "update", name)
         return {"status": "done", "passport": sign(facts, site.keys.site)}
 

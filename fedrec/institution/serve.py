@@ -118,8 +118,9 @@ def _run(
         raise WrongInput("the first start makes the owner's account: set FEDREC_OWNER_PASSWORD")
     server = SyftServer(site.config.name, site.keys.uid, site.keys.syft.encode().hex(), state / "syft")
     if not known_owner:
-        key = server.ensure_account(site.config.owner, owner_password or "", "owner")
-        site.ledger.add_account(site.config.owner, key, "owner", site.now())
+        with site.audit.act("site", "site", "users.add", site.config.owner, detail={"role": "owner"}):
+            key = server.ensure_account(site.config.owner, owner_password or "", "owner")
+            site.ledger.add_account(site.config.owner, key, "owner", site.now())
     logs.take_over()
     server.ensure_endpoint()
     schema = SchemaConfig.load(site.folder / "schema.toml")
@@ -232,20 +233,20 @@ class _Commands:
                 if email == site.config.owner and role != "owner":
                     raise WrongInput("the owner named in site.toml stays the owner; name another one there first")
                 _check_password(password)
-                with site.audit.act("site", "site", "users.add", role):
+                with site.audit.act("site", "site", "users.add", email, detail={"role": role}):
                     ledger.add_account(email, self._server.ensure_account(email, password, role), role, site.now())
                 return {"email": email, "role": role}
             case {"op": "users.reset", "email": str(email), "password": str(password)}:
                 if email not in {account.email for account in ledger.accounts()}:
                     raise WrongInput("there is no such account")
                 _check_password(password)
-                with site.audit.act("site", "site", "users.reset", "account"):
+                with site.audit.act("site", "site", "users.reset", email):
                     self._server.set_password(email, password)
                 return {"email": email}
             case {"op": "users.disable", "email": str(email)}:
                 if email == site.config.owner:
                     raise WrongInput("the owner named in site.toml cannot be disabled; name another one there first")
-                with site.audit.act("site", "site", "users.disable", "account"):
+                with site.audit.act("site", "site", "users.disable", email):
                     if not ledger.disable_account(email):
                         raise WrongInput("there is no such account")
                 return {"email": email, "enabled": False}
@@ -253,6 +254,9 @@ class _Commands:
                 return {"paused": True, "still_running": self._decisions.pause("site", "operator", reason)}
             case {"op": "resume"}:
                 return {"paused": False, "again": self._decisions.resume("site", "operator")}
+            case {"op": "audit.export", "form": str(form)}:
+                with site.audit.act("site", "operator", "export", "log", detail={"form": form[:16]}):
+                    return {"form": form}
             case {"op": "models.use", "version": str(version)}:
                 return self._model("models.use", lambda models: models.use(version))
             case {"op": "models.rollback"}:

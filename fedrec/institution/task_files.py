@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -58,6 +59,22 @@ def base_of(site: Site, row: RequestRow, task: Task) -> Path:
     if not path.exists():
         raise Refused("task.base", "the model to start from has not been sent", "PUT it to /fedrec/v1/blobs first")
     return path
+
+
+def keep_base(site: Site, row: RequestRow, task: Task) -> None:
+    """Keep the model that a round started from, so that the round can be replayed; `versions.sweep` deletes it.
+
+    A second name for the file that was sent: no copy is made.
+    """
+    kept = base_kept(site.state, row.id, task.base)
+    kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError, FileNotFoundError):
+        os.link(site.blobs.path("in", row.id, task.base), kept)
+
+
+def base_kept(state: Path, request: str, base: str) -> Path:
+    """Where the model of a past round lies, whether it exists or not."""
+    return state / "bases" / request / base
 
 
 def uid_of(said: object) -> int:
