@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fedrec.cli import audit_run
 from fedrec.cli.output import emit, emit_many, json_option, say
 from fedrec.errors import WrongInput
 
@@ -18,12 +19,15 @@ if TYPE_CHECKING:
     from fedrec.institution.evidence.find import Wanted
 
 log_argument = click.argument("place", metavar="DIR|FILE", type=click.Path(exists=True, path_type=Path))
-site_argument = click.argument("folder", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path))
 
 
 @click.group()
 def audit() -> None:
     """Read and verify a site's audit log, with or without the site."""
+
+
+for one in (audit_run.reconcile, audit_run.replay):
+    audit.add_command(one)
 
 
 def filters(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -110,7 +114,7 @@ def access(place: Path, since: str, until: str, target: str | None) -> None:
 
 
 @audit.command()
-@site_argument
+@audit_run.site_argument
 @click.option(
     "--check", is_flag=True, help="Only compare the index with the log, event by event; exit 3 if it differs."
 )

@@ -253,6 +253,7 @@ class Jobs:
             numbers, said = numbers_of(store, report.body)
             if task.kind == "evaluate":
                 detail.update(sha256=said)
+                keep_base(site, row, task)
             if task.kind == "publish":
                 Published(site.state).install(
                     row,

@@ -18,7 +18,7 @@ from typing import Any
 from fedrec.config import SchemaConfig
 from fedrec.config.secret import PASSWORDS, wipe
 from fedrec.errors import FedrecError, WrongInput
-from fedrec.institution import endpoint, logs, versions, walls
+from fedrec.institution import endpoint, logs, policy, versions, walls
 from fedrec.institution.decisions import Decisions
 from fedrec.institution.gate import PATHS
 from fedrec.institution.head import head_of
@@ -149,7 +149,8 @@ def _run(
         "start",
         site.config.name,
         outcome="done",
-        detail={"void_permits": void, "again": jobs.recover(), "self_attacks": attacks, "self_attack_ms": took},
+        detail={"void_permits": void, "again": jobs.recover(), "self_attacks": attacks, "self_attack_ms": took,
+                "data_version": site.store.version, "policy": policy.keep(state, site.config)},
     )
     facts = {
         "site": site.config.name,

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fedrec.institution.evidence.find import Event
+from fedrec.institution.evidence.find import Event, moment
 
 # What a role may look at while its account is enabled; the gate's tables are compared with this by a test.
 COULD = {
@@ -110,7 +110,7 @@ def _machine(who: str) -> list[str]:
 
 
 def _live(permit: _Permit, since: str, until: str) -> bool:
-    first, last = permit.facts.get("not_before", ""), permit.facts.get("not_after", _ALWAYS)
+    first, last = moment(permit.facts["not_before"]), moment(permit.facts["not_after"])
     return first < until and min(last, permit.ended) > since
 
 
@@ -136,11 +136,11 @@ def text_of(found: Mapping[str, Any]) -> str:
     for permit in found["permits"]:
         end = f"ended {permit['ended'][:19]}Z ({permit['why']})" if permit["ended"] else "not ended early"
         lines.append(
-            f"  {permit['permit']} for {permit.get('scientist', '?')} by {permit['approver']}, plan "
-            f"{permit['plan'][:12]}, {permit.get('not_before', '?')} to {permit.get('not_after', '?')}, {end}"
+            f"  {permit['permit']} for {permit['scientist']} by {permit['approver']}, plan "
+            f"{permit['plan'][:12]}, {permit['not_before']} to {permit['not_after']}, {end}"
         )
     lines += ["", "Rows looked at"]
-    lines += [f"  {one['at'][:19]}Z {one['by']}: {one.get('rows', '?')} rows" for one in found["rows_looked_at"]]
+    lines += [f"  {one['at'][:19]}Z {one['by']}: {one['rows']} rows" for one in found["rows_looked_at"]]
     lines += ["", "What left"]
     for one in found["released"]:
         kind = {"train": "update ready for", "evaluate": "sums answered to", "fetch": "update fetched by"}[one["act"]]

@@ -15,9 +15,7 @@ from fedrec.institution.evidence.find import Event
 from fedrec.institution.head import alone
 from fedrec.institution.serve import control
 
-COLUMNS = (
-    "seq", "at", "actor", "role", "purpose", "act", "object", "outcome", "of", "request", "permit", "run", "round", "detail", "hash",
-)  # fmt: skip
+COLUMNS = tuple("seq at actor role purpose act object outcome of request permit run round detail hash".split())
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # what a spreadsheet may take for a formula when a cell begins with it
 
 Form = Literal["csv", "jsonl"]

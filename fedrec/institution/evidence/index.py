@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ def build(folder: Path) -> int:
     fresh = path.with_name(".index.sqlite")
     try:
         fresh.unlink(missing_ok=True)
-        files = [[one.name, one.stat().st_size] for one in files_of(folder)]  # a running site adds to the last one
+        files = [(one.name, one.stat().st_size) for one in files_of(folder)]  # a running site adds to the last one
         with closing(sqlite3.connect(fresh, isolation_level=None)) as db:
             db.execute("PRAGMA journal_mode=OFF")
             db.executescript(_TABLE)
@@ -54,7 +54,8 @@ def build(folder: Path) -> int:
             for name in _SEARCHED:
                 db.execute(f"CREATE INDEX by_{name} ON events ({name})")
             db.execute("COMMIT")
-        said = {"index": _sha256(fresh), "files": [[*one, _sha256(path.parent / one[0], one[1])] for one in files]}
+        digests = [[name, size, _sha256(path.parent / name, size)] for name, size in files]
+        said = {"index": _sha256(fresh), "files": digests}
         path.with_name("index.json").unlink(missing_ok=True)
         fresh.replace(path)
         path.with_name("index.json").write_text(json.dumps(said))
@@ -63,7 +64,7 @@ def build(folder: Path) -> int:
     return count
 
 
-def _rows(folder: Path, files: list[list[Any]]) -> Iterator[tuple[Any, ...]]:
+def _rows(folder: Path, files: Sequence[tuple[str, int]]) -> Iterator[tuple[Any, ...]]:
     """What the index holds of each event in the first `bytes` of each file."""
     number = 0
     for which, (name, size) in enumerate(files):
@@ -91,7 +92,7 @@ def check(folder: Path) -> str:
         said = _said(folder)
         with closing(_open(folder)) as db:
             stored = db.execute("SELECT * FROM events ORDER BY number")
-            for row in _rows(folder, [one[:2] for one in said["files"]]):
+            for row in _rows(folder, [(str(one[0]), int(one[1])) for one in said["files"]]):
                 if stored.fetchone() != row:
                     return f"event {row[0]} is not in the index as it is in the log"
             return "the index has events that the log has not" if stored.fetchone() is not None else ""
