@@ -25,6 +25,7 @@ from fedrec.institution.head import head_of
 from fedrec.institution.intake import take_in_folder
 from fedrec.institution.jail import ONE_THREAD, Jail
 from fedrec.institution.jobs import Jobs
+from fedrec.institution.left_open import states
 from fedrec.institution.mock import make_mock
 from fedrec.institution.published import Published
 from fedrec.institution.site import Keys, Site
@@ -142,14 +143,9 @@ def _run(
     versions.sweep(site)
     jobs = Jobs(site, jail)
     endpoint.serve(jobs.start)
-    site.audit.event(
-        "site",
-        "site",
-        "start",
-        site.config.name,
-        outcome="done",
-        detail={"void_permits": void, "again": jobs.recover(), "self_attacks": attacks, "self_attack_ms": took},
-    )
+    detail = {"void_permits": void, "self_attacks": attacks, "self_attack_ms": took}
+    site.audit.start(site.config.name, states(site), detail)
+    jobs.recover()
     facts = {
         "site": site.config.name,
         "url": _local_url(site.config.host, listening.getsockname()[1]),
@@ -176,6 +172,7 @@ def _run(
         jobs.close()
         _log.info("stop")
         site.audit.event("site", "site", "stop", site.config.name, outcome="done")
+        site.audit.checkpoint()
 
 
 async def _serve(
