@@ -36,7 +36,7 @@ def reconcile(folder: Path, target: str | None) -> None:
 @click.option("--round", "number", type=int, help="Compare this round only; the ones before it are still done.")
 @json_option
 def replay(folder: Path, run: str, number: int | None, target: str | None) -> None:
-    """Do a run's rounds at DIR's site again and compare the SHA-256 of what left with the log; exit 3 if one differs."""
+    """Do a run's rounds at DIR's site again and compare what leaves with the log; exit 3 if it differs."""
     from fedrec.config import SiteConfig
     from fedrec.institution import walls
     from fedrec.institution.evidence.replay import replay as again
@@ -53,5 +53,7 @@ def replay(folder: Path, run: str, number: int | None, target: str | None) -> No
     finally:
         jail.close()
     differ = [row for row in rows if not row["same"]]
-    emit({"run": run, "tasks": rows}, target, text=f"{len(rows) - len(differ)} of {len(rows)} tasks gave the same again")
+    emit(
+        {"run": run, "tasks": rows}, target, text=f"{len(rows) - len(differ)} of {len(rows)} tasks gave the same again"
+    )
     sys.exit(3 if differ else 0)

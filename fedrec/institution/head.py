@@ -13,6 +13,7 @@ from fedrec.config import ConsortiumConfig, SiteConfig
 from fedrec.errors import WrongInput
 from fedrec.institution.audit import AuditLog
 from fedrec.institution.quality import moment
+from fedrec.institution.site import Keys
 from fedrec.institution.store import Store
 
 MOST = 1000  # rows
@@ -28,7 +29,8 @@ def head(folder: Path, count: int) -> dict[str, Any] | None:
     with alone(folder / "state") as free:
         if not free:
             return None
-        store, log = Store.open(folder / "state"), AuditLog(folder / "state" / "audit")
+        state, name = folder / "state", SiteConfig.load(folder / "site.toml").name
+        store, log = Store.open(state), AuditLog(state / "audit", Keys.load_or_make(state).signer(name))
         try:
             return head_of(log, folder, store, count)
         finally:

@@ -41,6 +41,7 @@ class Jobs:
         self._site, self._jail = site, jail
         self._pool = ThreadPoolExecutor(PARALLEL, thread_name_prefix="job")
         self._active: dict[str, Future[None]] = {}
+        self._intents: dict[str, int] = {}  # by job: the number of the event that its outcome answers
         self._lock = threading.Lock()
 
     def start(self, key: str, fingerprint: str, raw: object) -> dict[str, Any]:
@@ -63,27 +64,29 @@ class Jobs:
             )
         job = task.key(row.id)
         if site.ledger.job(job) is None:
-            asked = {"protocol": task.protocol, "base": task.base}
-            site.audit.event(
-                row.scientist, "scientist", task.kind, row.fingerprint, outcome="intent", detail=asked,
-                **ids_of(row, task),
-            )  # fmt: skip
+            intent = self._event(row, task, "intent")
             try:
                 base_of(self._site, row, task)
                 check_limits(PlanText.parse(row.plan), site.config)
-                known = site.ledger.reserve(job, row.id, task, site.now(), site.keys.public)
-            except Refused as refusal:
-                site.audit.event(
-                    row.scientist, "scientist", task.kind, row.fingerprint, outcome=refusal.code, **ids_of(row, task)
-                )
+                with self._lock:  # who reserves it, his intent is the one that the job's outcome answers
+                    known = site.ledger.reserve(job, row.id, task, site.now(), site.keys.public)
+                    if known is None:
+                        self._intents[job] = intent
+            except Exception as error:
+                code = error.code if isinstance(error, Refused) else f"error {type(error).__name__}"
+                self._event(row, task, code, of=intent)
                 raise
             if known is None:
                 self._forget_round(row, task)
             else:  # another thread was faster; its intent has its own outcome
-                site.audit.event(
-                    row.scientist, "scientist", task.kind, row.fingerprint, outcome="repeated", **ids_of(row, task)
-                )
+                self._event(row, task, "repeated", of=intent)
         return self._resume(job, row, task)
+
+    def _event(self, row: RequestRow, task: Task, outcome: str, of: int | None = None, **detail: Any) -> int:
+        return self._site.audit.event(
+            row.scientist, "scientist", task.kind, row.fingerprint, outcome=outcome, of=of, **ids_of(row, task),
+            detail={"protocol": task.protocol, "base": task.base, **detail},
+        )  # fmt: skip
 
     def _resume(self, job: str, row: RequestRow, task: Task) -> dict[str, Any]:
         self._site.ledger.check_pause()
@@ -200,7 +203,9 @@ class Jobs:
 
     def _to_its_end(self, job: str, row: RequestRow, task: Task) -> None:
         site = self._site
-        detail: dict[str, str | int | bool] = {"protocol": task.protocol, "base": task.base}
+        detail: dict[str, str | int | bool] = {}
+        if job not in self._intents:  # the site was started again: the start says so of the first intent
+            self._intents[job] = self._event(row, task, "intent", again=True)
         try:
             answer = self._perform(job, row, task, detail)
             self._live(row.id)  # a pause keeps what is done inside: no answer and no byte leaves before its end
@@ -215,15 +220,8 @@ class Jobs:
             site.blobs.drop("out", row.id, str(detail["sha256"]))
         if not (status == "refused" and answer["code"] in ("jail.stopped", "permit.paused") and self._may_go_on(row)):
             outcome = "done" if status == "done" else answer["code"]
-            site.audit.event(
-                row.scientist,
-                "scientist",
-                task.kind,
-                row.fingerprint,
-                outcome=outcome,
-                detail=detail,
-                **ids_of(row, task),
-            )
+            self._event(row, task, outcome, of=self._intents[job], **detail)
+            del self._intents[job]
             site.ledger.finish(job, status, answer, site.now())
 
     def _may_go_on(self, row: RequestRow) -> bool:

@@ -25,6 +25,7 @@ from fedrec.institution.head import head_of
 from fedrec.institution.intake import take_in_folder
 from fedrec.institution.jail import ONE_THREAD, Jail
 from fedrec.institution.jobs import Jobs
+from fedrec.institution.left_open import states
 from fedrec.institution.mock import make_mock
 from fedrec.institution.published import Published
 from fedrec.institution.site import Keys, Site
@@ -143,15 +144,10 @@ def _run(
     versions.sweep(site)
     jobs = Jobs(site, jail)
     endpoint.serve(jobs.start)
-    site.audit.event(
-        "site",
-        "site",
-        "start",
-        site.config.name,
-        outcome="done",
-        detail={"void_permits": void, "again": jobs.recover(), "self_attacks": attacks, "self_attack_ms": took,
-                "data_version": site.store.version, "policy": policy.keep(state, site.config)},
-    )
+    detail = {"void_permits": void, "self_attacks": attacks, "self_attack_ms": took}
+    now = {"data_version": site.store.version, "policy": policy.keep(state, site.config)}
+    site.audit.start(site.config.name, states(site), {**detail, **now})
+    jobs.recover()
     facts = {
         "site": site.config.name,
         "url": _local_url(site.config.host, listening.getsockname()[1]),
@@ -178,6 +174,7 @@ def _run(
         jobs.close()
         _log.info("stop")
         site.audit.event("site", "site", "stop", site.config.name, outcome="done")
+        site.audit.checkpoint()
 
 
 async def _serve(

@@ -85,7 +85,8 @@ def uid_of(said: object) -> int:
 def ids_of(row: RequestRow, task: Task) -> dict[str, Any]:
     """What every event about a task carries."""
     permit = row.signed_permit or {}
-    return {"request": row.id, "permit": permit.get("id", ""), "run": task.run, "round": task.round}
+    purpose = str(permit.get("purpose", ""))
+    return {"purpose": purpose, "request": row.id, "permit": permit.get("id", ""), "run": task.run, "round": task.round}
 
 
 def state_path(site: Site, row: RequestRow, task: Task, number: int | None = None) -> Path:

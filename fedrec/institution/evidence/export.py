@@ -9,11 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
+from fedrec.config import SiteConfig
 from fedrec.exchange.wire import canonical
 from fedrec.institution.audit import AuditLog
 from fedrec.institution.evidence.find import Event
 from fedrec.institution.head import alone
 from fedrec.institution.serve import control
+from fedrec.institution.site import Keys
 
 COLUMNS = tuple("seq at actor role purpose act object outcome of request permit run round detail hash".split())
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # what a spreadsheet may take for a formula when a cell begins with it
@@ -59,7 +61,8 @@ def announced(folder: Path, form: str) -> Iterator[None]:
             control(folder, {"op": "audit.export", "form": form})
             yield
             return
-        log = AuditLog(folder / "state" / "audit")
+        name = SiteConfig.load(folder / "site.toml").name
+        log = AuditLog(folder / "state" / "audit", Keys.load_or_make(folder / "state").signer(name))
         try:
             with log.act("site", "operator", "export", "log", detail={"form": form}):
                 yield

@@ -179,7 +179,7 @@ def _subtrees(leaves: Sequence[bytes]) -> merkle.Subtree:
         if high - low < 64:
             return merkle.root(leaves[low:high])
         middle = low + (1 << (high - low - 1).bit_length() - 1)
-        known[low, high] = merkle.node(subtree(low, middle), subtree(middle, high))
+        known[low, high] = merkle.root((subtree(low, middle), subtree(middle, high)))
         return known[low, high]
 
     return subtree

@@ -48,6 +48,7 @@ class _Logged:
 
     accounts: dict[str, tuple[str, bool]] = field(default_factory=dict)
     open: Counter[tuple[str, str, str]] = field(default_factory=Counter)  # (act, object, request) begun, not ended
+    intents: dict[int, tuple[str, str, str]] = field(default_factory=dict)  # by the intent's number
     submitted: set[tuple[str, str]] = field(default_factory=set)  # (scientist, plan)
     decision: dict[str, str] = field(default_factory=dict)  # by request
     permit: dict[str, str] = field(default_factory=dict)
@@ -58,12 +59,18 @@ class _Logged:
 
     def take(self, event: Event) -> None:
         act, outcome, thing, request = event["act"], event["outcome"], event["object"], event["request"]
+        if act == "start":  # says what became of what a crash left open
+            for name, state in event["detail"].items():
+                if name.startswith("open_") and state in ("not-done", "again"):
+                    self.open[self.intents[int(name[5:])]] -= 1
         if outcome == "intent":
             self.open[act, thing, request] += 1
+            self.intents[event["seq"]] = act, thing, request
             if act in TASKS:
                 self.begun.add(_task_key(event))
             return
         self.open[act, thing, request] -= 1
+        self.intents.pop(event["of"], None)
         if act in TASKS:
             self.tasks.setdefault(_task_key(event), set()).add((outcome, str(event["detail"].get("sha256", ""))))
         if act in ("deny", "revoke") and outcome in ("done", "site.error"):  # the site did, even if PySyft did not

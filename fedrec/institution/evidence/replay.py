@@ -64,7 +64,9 @@ def replay(folder: Path, run: str, jail: Runner, number: int | None = None) -> I
     Raises:
         Refused: `replay.run`, `.plan`, `.version`, `.data`, `.policy` or `.base` when something of then is gone.
     """
-    done = [event for event in events_of(folder, Wanted(run=run, outcome="done")) if event["act"] in ("train", "evaluate")]
+    done = [
+        event for event in events_of(folder, Wanted(run=run, outcome="done")) if event["act"] in ("train", "evaluate")
+    ]
     if number is not None:
         done = [event for event in done if event["round"] <= number]
     if not done or number not in (None, *(event["round"] for event in done)):
@@ -93,7 +95,9 @@ class _Again:
         self._plan = PlanText.parse(self._plan_text)
         if self._plan.fedrec != fedrec.__version__:
             raise Refused(
-                "replay.version", f"the round ran on fedrec {self._plan.fedrec}", "Replay it with that version installed"
+                "replay.version",
+                f"the round ran on fedrec {self._plan.fedrec}",
+                "Replay it with that version installed",
             )
         at_that_time = [name for seq, name in policies if seq < event["seq"]]
         self._limits: Limits = policy.limits_of(policy.kept(self._state, at_that_time[-1] if at_that_time else ""))
@@ -174,4 +178,3 @@ def text_of(found: Mapping[str, Any]) -> str:
     """One replayed task as a line."""
     verdict = "the same" if found["same"] else f"DIFFERS, now {found['replayed'][:16]}"
     return f"round {found['round']} {found['kind']} {found['protocol']}: {found['recorded'][:16]} {verdict}"
-

@@ -127,7 +127,7 @@ def _check(pack: Pack, key: str, witnesses: tuple[Path, ...], folder: Path) -> d
         found = verifier.verify(folder, key, witnesses)
         if found["verdict"] != "ok":
             return found
-        _same_lines(pack, folder, events)
+        _same_lines(folder, events)
     else:
         found = {"verdict": "ok", "events": len(events), "first_bad": None, "reason": ""}
     _proved(events, pack.json("proofs.json"), key)
@@ -135,7 +135,7 @@ def _check(pack: Pack, key: str, witnesses: tuple[Path, ...], folder: Path) -> d
     return {**found, "site": facts["site"], "run": facts["run"]}
 
 
-def _same_lines(pack: Pack, folder: Path, events: list[Event]) -> None:
+def _same_lines(folder: Path, events: list[Event]) -> None:
     """Each event of the run stands in the log of the pack."""
     wanted = {canonical(event) for event in events}
     for line in verifier.lines(folder):
@@ -145,7 +145,7 @@ def _same_lines(pack: Pack, folder: Path, events: list[Event]) -> None:
 
 
 def _proved(events: list[Event], proofs: Mapping[str, Any], key: str) -> None:
-    """Every event leads to the root that the last one, a checkpoint, signs; which follows from the one before the run."""
+    """Every event leads to the root that the last one signs, and the log before the run is the beginning of it."""
     last = events[-1]["detail"]
     if events[-1]["act"] != "checkpoint" or last["key"] != key or not verifier.signed(last):
         raise BadPack("the last event is no checkpoint that the site signed")
