@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -136,16 +136,20 @@ def index(folder: Path, check: bool, target: str | None) -> None:
 @log_argument
 @json_option
 def verify(place: Path, target: str | None) -> None:
-    """Check that no event was changed, moved or taken out; exit 0 ok, 3 tampered, 2 unreadable."""
+    """Check that no event was changed, moved or taken out; exit 0 ok, 3 tampered, 2 unreadable.
+
+    FILE may be an evidence pack: then every file of it is checked.
+    """
     from fedrec.institution.audit import verify as check
-
-    verdict = next(check(path) for path in _files(place))
-    where = f" at event {verdict.first_bad}: {verdict.reason}" if verdict.reason else ""
-    emit(verdict.as_dict(), target, text=f"{verdict.verdict}, {verdict.events} events{where}")
-    sys.exit({"ok": 0, "incomplete-tail": 0, "unreadable": 2}.get(verdict.verdict, 3))
-
-
-def _files(place: Path) -> Iterator[Path]:
+    from fedrec.institution.evidence import unpack
     from fedrec.institution.evidence.find import files_of
 
-    return iter(files_of(place))
+    if unpack.is_pack(place):
+        found = unpack.check(place)
+    else:
+        files_of(place)
+        found = check(place).as_dict()
+    at = "" if found["first_bad"] is None else f" at event {found['first_bad']}"
+    where = f"{at}: {found['reason']}" if found["reason"] else ""
+    emit(found, target, text=f"{found['verdict']}, {found['events']} events{where}")
+    sys.exit({"ok": 0, "incomplete-tail": 0, "unreadable": 2}.get(found["verdict"], 3))

@@ -134,6 +134,8 @@ def _find(folder: Path, run: str, request: str) -> Found:
     first, final = own[0]["seq"], last["seq"]
     sent = {event["detail"].get("sha256") for event in own}
     before = [event for event in side if event["act"] == "checkpoint" and event["seq"] < first]
+    starts = [event for event in side if event["act"] == "start" and event["seq"] < first]
+    own += starts[-1:]  # it names the policy
     own += [event for event in side if event["seq"] < final and _belongs(event, own[0], sent)]
     own.sort(key=lambda event: int(event["seq"]))
     return Found([*own, last], requests.pop(), last, before[-1] if before else None, leaves[:final])
@@ -218,9 +220,8 @@ def _receipts(db: sqlite3.Connection, request: str, run: str) -> Iterator[Mappin
 
 def _policy(folder: Path, found: Found) -> str:
     """The policy that the site had started with when the run began."""
-    first = next(event["seq"] for event in found.events if event["act"] in TASKS)
-    starts = [event for _, event in _lines(folder) if event["act"] == "start" and event["seq"] < first]
-    return policy.kept(folder / "state", str(starts[-1]["detail"].get("policy", "")) if starts else "")
+    names = [event["detail"]["policy"] for event in found.events if event["act"] == "start"]
+    return policy.kept(folder / "state", str(names[0]) if names else "")
 
 
 def _json(value: Mapping[str, Any] | Sequence[Any]) -> bytes:

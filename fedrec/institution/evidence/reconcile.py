@@ -128,10 +128,8 @@ def database(path: Path) -> sqlite3.Connection:
 
 
 def _task_key(event: Event) -> tuple[Any, ...]:
-    detail = event["detail"]
-    return (
-        event["request"], event["act"], event["run"], event["round"], detail.get("protocol", ""), detail.get("base", ""),
-    )  # fmt: skip
+    ids = [event[name] for name in ("request", "act", "run", "round")]
+    return (*ids, event["detail"].get("protocol", ""), event["detail"].get("base", ""))
 
 
 def _accounts(db: sqlite3.Connection, log: _Logged) -> Iterator[Finding]:

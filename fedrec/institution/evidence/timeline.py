@@ -231,36 +231,43 @@ def text_of(story: Mapping[str, Any]) -> str:
 
 
 def figure_of(story: Mapping[str, Any]) -> Any:
-    """The story as a matplotlib figure: a lane for each site, a bar for each task."""
+    """The story as a matplotlib figure: a lane for each site; left all of it, right the rounds alone."""
     import matplotlib.pyplot as plt
 
-    colours = {"train": "#2a6fbb", "evaluate": "#3d9a6c", "publish": "#8a5fbf"}
-    marks = {
-        "submit": ("o", "#444444"),
-        "approve": ("^", "#3d9a6c"),
-        "deny": ("v", "#c0392b"),
-        "revoke": ("v", "#c0392b"),
-    }
-    sites = list(story["sites"])
-    figure, axes = plt.subplots(figsize=(11, 0.7 * len(sites) + 1.6), layout="constrained")
-    begun: dict[tuple[Any, ...], float] = {}
-    for row in story["events"]:
-        lane, at = sites.index(row["site"]), row["ms"] / 1000
-        key = (row["site"], row["seq"])
-        if row["act"] in colours and row["outcome"] == "intent":
-            begun[key] = at
-        elif row["act"] in colours and (since := begun.get((row["site"], row["of"]))) is not None:
-            colour = colours[row["act"]] if row["outcome"] == "done" else "#c0392b"
-            axes.barh(lane, max(at - since, 0.02), left=since, height=0.5, color=colour)
-        elif row["act"] in marks and row["outcome"] == "done":
-            axes.plot(at, lane, marks[row["act"]][0], color=marks[row["act"]][1], markersize=8)
-    for name, colour in colours.items():
-        axes.barh(0, 0, color=colour, label=name)
-    for name, (mark, colour) in list(marks.items())[:2]:
-        axes.plot([], [], mark, color=colour, label=name)
-    axes.set_yticks(range(len(sites)), sites)
-    axes.invert_yaxis()
-    axes.set(xlabel="seconds since the first event", title=f"run {story['run']}")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.25), ncols=5, frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
+    sites, tasks = list(story["sites"]), [row["ms"] / 1000 for row in story["events"] if row["act"] in TASKS]
+    figure, (whole, rounds) = plt.subplots(
+        1, 2, figsize=(12, 0.6 * len(sites) + 1.8), sharey=True, layout="constrained", width_ratios=(1, 2)
+    )
+    for axes in (whole, rounds):
+        _draw(axes, story, sites)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_xlabel("seconds since the first event")
+    margin = 0.03 * (max(tasks, default=1.0) - min(tasks, default=0.0)) + 0.05
+    rounds.set(xlim=(min(tasks, default=0.0) - margin, max(tasks, default=1.0) + margin), title="its rounds")
+    whole.set_title(f"run {story['run']}")
+    whole.set_yticks(range(len(sites)), sites)
+    whole.invert_yaxis()
+    figure.legend(*whole.get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False)
     return figure
+
+
+_BARS = {"train": "#2a6fbb", "evaluate": "#3d9a6c", "publish": "#8a5fbf"}
+_MARKS = {"submit": ("o", "#444444"), "approve": ("^", "#3d9a6c"), "revoke": ("v", "#c0392b")}
+
+
+def _draw(axes: Any, story: Mapping[str, Any], sites: list[str]) -> None:
+    begun: dict[tuple[str, int], float] = {}
+    named: set[str] = set()
+    for row in story["events"]:
+        lane, at, act = sites.index(row["site"]), row["ms"] / 1000, row["act"]
+        label = {} if act in named else {"label": act}
+        if act in _BARS and row["outcome"] == "intent":
+            begun[row["site"], row["seq"]] = at
+        elif act in _BARS and (since := begun.get((row["site"], row["of"]))) is not None:
+            colour = _BARS[act] if row["outcome"] == "done" else "#c0392b"
+            axes.barh(lane, max(at - since, 0.01), left=since, height=0.5, color=colour, **label)
+            named.add(act)
+        elif act in _MARKS and row["outcome"] == "done":
+            mark, colour = _MARKS[act]
+            axes.plot(at, lane, mark, color=colour, markersize=8, linestyle="", **label)
+            named.add(act)

@@ -174,6 +174,9 @@ def _permitted(pack: Pack, facts: Mapping[str, Any], events: list[Event], key: s
         raise BadPack("permit.json is not signed by the site for this request")
     if fingerprint(plan) != permit["fingerprint"] or facts["plan"] != permit["fingerprint"]:
         raise BadPack("plan.toml is not the text that the permit is for")
+    starts = [event["detail"]["policy"] for event in events if event["act"] == "start"]
+    if starts[:1] != [sha256(pack.read("policy.json"))]:
+        raise BadPack("policy.json is not the policy that the site had started with")
     receipts = pack.json("receipts.json")
     signed = {one["sha256"] for one in receipts if signed_by(one, key) and one["run"] == facts["run"]}
     if len(signed) != len({one["sha256"] for one in receipts}):
