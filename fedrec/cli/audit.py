@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
 from fedrec.cli.output import emit, json_option
-from fedrec.errors import WrongInput
 
 log_argument = click.argument("place", metavar="DIR|FILE", type=click.Path(exists=True, path_type=Path))
 
@@ -26,7 +24,7 @@ def log(place: Path, target: str | None) -> None:
     """Print every event of the log below DIR, or in FILE."""
     from fedrec.institution.audit import read
 
-    events = [event for path in _files(place) for event in read(path)]
+    events = list(read(place))
     lines = [
         f"{e['seq']:5d}  {e['at'][:19]}Z  {e['actor']:24} {e['act']:14} {e['outcome']:18} {e['run']}" for e in events
     ]
@@ -35,21 +33,18 @@ def log(place: Path, target: str | None) -> None:
 
 @audit.command()
 @log_argument
+@click.option("--witness", "witnesses", multiple=True, metavar="OTHER", type=click.Path(exists=True, path_type=Path),
+              help="The log of another institution, or another copy of this one; repeatable.")  # fmt: skip
+@click.option("--key", default="", metavar="HEX", help="The site's public key, as fedrec site keys prints it.")
+@click.option("--consortium", metavar="FILE", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="The consortium's TOML, which pins the keys.")  # fmt: skip
 @json_option
-def verify(place: Path, target: str | None) -> None:
-    """Check that no event was changed, moved or taken out; exit 0 ok, 3 tampered, 2 unreadable."""
+def verify(place: Path, witnesses: tuple[Path, ...], key: str, consortium: Path | None, target: str | None) -> None:
+    """Check that no event was changed, moved or taken out; exit 0 ok, 3 tampered or a clash, 2 unreadable."""
+    from fedrec.config import ConsortiumConfig
     from fedrec.institution.audit import verify as check
 
-    verdict = next(check(path) for path in _files(place))
-    where = f" at event {verdict.first_bad}: {verdict.reason}" if verdict.reason else ""
-    emit(verdict.as_dict(), target, text=f"{verdict.verdict}, {verdict.events} events{where}")
+    pinned = None if consortium is None else {m.name: m.key for m in ConsortiumConfig.load(consortium).member}
+    verdict = check(place, key, witnesses, pinned)
+    emit(verdict.as_dict(), target, text=verdict.sentence())
     sys.exit({"ok": 0, "incomplete-tail": 0, "unreadable": 2}.get(verdict.verdict, 3))
-
-
-def _files(place: Path) -> Iterator[Path]:
-    if place.is_file():
-        return iter([place])
-    found = sorted((place / "state" / "audit").glob("*.jsonl")) or sorted(place.glob("*.jsonl"))
-    if not found:
-        raise WrongInput(f"{place}: holds no audit log")
-    return iter(found)
