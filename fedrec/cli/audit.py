@@ -134,22 +134,22 @@ def index(folder: Path, check: bool, target: str | None) -> None:
 
 @audit.command()
 @log_argument
+@click.option("--witness", "witnesses", multiple=True, metavar="OTHER", type=click.Path(exists=True, path_type=Path),
+              help="The log of another institution, or another copy of this one; repeatable.")  # fmt: skip
+@click.option("--key", default="", metavar="HEX", help="The site's public key, as fedrec site keys prints it.")
+@click.option("--consortium", metavar="FILE", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="The consortium's TOML, which pins the keys.")  # fmt: skip
 @json_option
-def verify(place: Path, target: str | None) -> None:
-    """Check that no event was changed, moved or taken out; exit 0 ok, 3 tampered, 2 unreadable.
+def verify(place: Path, witnesses: tuple[Path, ...], key: str, consortium: Path | None, target: str | None) -> None:
+    """Check that no event was changed, moved or taken out; exit 0 ok, 3 tampered or a clash, 2 unreadable.
 
     FILE may be an evidence pack: then every file of it is checked.
     """
+    from fedrec.config import ConsortiumConfig
     from fedrec.institution.audit import verify as check
     from fedrec.institution.evidence import unpack
-    from fedrec.institution.evidence.find import files_of
 
-    if unpack.is_pack(place):
-        found = unpack.check(place)
-    else:
-        files_of(place)
-        found = check(place).as_dict()
-    at = "" if found["first_bad"] is None else f" at event {found['first_bad']}"
-    where = f"{at}: {found['reason']}" if found["reason"] else ""
-    emit(found, target, text=f"{found['verdict']}, {found['events']} events{where}")
-    sys.exit({"ok": 0, "incomplete-tail": 0, "unreadable": 2}.get(found["verdict"], 3))
+    pinned = None if consortium is None else {m.name: m.key for m in ConsortiumConfig.load(consortium).member}
+    verdict = (unpack.check if unpack.is_pack(place) else check)(place, key, witnesses, pinned)
+    emit(verdict.as_dict(), target, text=verdict.sentence())
+    sys.exit({"ok": 0, "incomplete-tail": 0, "unreadable": 2}.get(verdict.verdict, 3))

@@ -25,6 +25,7 @@ from starlette.routing import Route
 from fedrec.errors import Refused
 from fedrec.exchange import signing
 from fedrec.exchange.plan import fingerprint
+from fedrec.exchange.wire import sha256
 from fedrec.institution.decisions import Decisions
 from fedrec.institution.gate import MAX_CALL, PATHS, Gate, Nonces, too_large
 from fedrec.institution.jobs import Jobs
@@ -33,6 +34,7 @@ from fedrec.institution.pysyft import SyftServer
 from fedrec.institution.review import summary
 from fedrec.institution.site import Site
 from fedrec.institution.walls import environment
+from fedrec.institution.witness import MAX_BODY, Witness
 
 _HEX64, _HEX32 = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{32}")
 _BYTES = "application/octet-stream"
@@ -49,6 +51,7 @@ class Calls:
         self._gate = Gate(site.keys.uid, site.ledger.account_of, site.ledger.first_time, site.keys.cookie_secret)
         self._decisions = Decisions(site, jobs)
         self._nonces = Nonces(signing.WINDOW_S)
+        self._witness = Witness(site)
         self._strangers, self._strangers_at = 0, 0.0
 
     # PySyft's four routes
@@ -251,6 +254,16 @@ class Calls:
         own = [row for row in ledger.requests() if row.key == key]
         return JSONResponse({"requests": [summary(row, ledger.used(row.id), now) for row in own]})
 
+    async def checkpoints(self, request: Request) -> Response:
+        """The other institutions' checkpoints to keep, for this site's own."""
+        try:
+            body = await _body(request, MAX_BODY)
+            self._signed(request, sha256(body))
+            answer = await run_in_threadpool(self._witness.exchange, request.state.account, body)
+        except Refused as refusal:
+            return self._refuse(request, refusal)
+        return JSONResponse(answer)
+
     def _refuse(self, request: Request, refusal: Refused) -> Response:
         """The refusal as an answer, and in the log."""
         what = f"{request.method} {request.url.path.split('/')[3]}"
@@ -320,6 +333,7 @@ def build(site: Site, server: SyftServer, jobs: Jobs) -> Starlette:
             Route("/fedrec/v1/blobs/{sha256:str}", calls.put_blob, methods=["PUT"]),
             Route("/fedrec/v1/blobs/{sha256:str}", calls.get_blob, methods=["GET"]),
             Route("/fedrec/v1/jobs/{key:str}", calls.job, methods=["GET"]),
+            Route("/fedrec/v1/checkpoints", calls.checkpoints, methods=["PUT"]),
             Route("/fedrec/v1/requests", calls.requests, methods=["GET"]),
             Route("/fedrec/v1/environment", calls.environment, methods=["GET"]),
         ]

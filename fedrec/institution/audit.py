@@ -7,7 +7,6 @@ the act does not happen. Events of many threads share one fdatasync.
 from __future__ import annotations
 
 import contextlib
-import copy
 import errno
 import hashlib
 import json
@@ -28,6 +27,7 @@ from fedrec.exchange import merkle
 from fedrec.exchange.passport import sign
 from fedrec.exchange.wire import canonical
 from fedrec.institution import verify as verifier
+from fedrec.institution.audit_open import copy_of, newest
 from fedrec.institution.verify import GAP, KIND, MAX_LINE, SINGLE, Checker
 
 SEGMENT = 16 * 10**6  # bytes, about; a file of the log that is larger is followed by another
@@ -69,7 +69,7 @@ class AuditLog:
         self.path = max(folder.glob("*.jsonl"), default=folder / "0001.jsonl")
         self._queue: deque[_Entry] = deque()
         self._turn = threading.Lock()
-        self._done, self._before, self._leaves, torn = _newest(self.path)
+        self._done, self._before, self._leaves, torn = newest(self.path)
         self._file = self._open()
         self._size, self._whole = os.fstat(self._file).st_size, True
         if torn:
@@ -298,71 +298,48 @@ class Verdict:
     signed: int = 0
     witnessed: int = 0
 
+    def sentence(self) -> str:
+        """The verdict on one line."""
+        if self.verdict not in ("ok", "incomplete-tail"):
+            where = "" if self.first_bad is None else f" at event {self.first_bad}"
+            return f"{self.verdict}{where}: {self.reason}"
+        torn = "" if self.verdict == "ok" else f"{self.verdict} ({self.reason}), "
+        held = f", a witness holds {self.witnessed}" if self.witnessed else ""
+        return f"{torn or 'ok, '}{self.events} events of {self.site} (its last signature covers {self.signed}{held})"
+
     def as_dict(self) -> dict[str, Any]:
         """The verdict as contracts.md states it."""
         return {name: getattr(self, name) for name in self.__slots__}
 
 
-def verify(place: Path, key: str = "", witnesses: Iterable[Path] = ()) -> Verdict:
-    """The verdict on a log: ok, incomplete-tail, tampered, witness-clash or unreadable; never raises on garbage."""
-    return Verdict(**verifier.verify(place, key, witnesses))
+def verify(
+    place: Path, key: str = "", witnesses: Iterable[Path] = (), pinned: Mapping[str, str] | None = None
+) -> Verdict:
+    """The verdict on a log: ok, incomplete-tail, tampered, witness-clash or unreadable; never raises on garbage.
+
+    Args:
+        key: the site's public key; hex. Without it, and without `pinned`, the log's own is believed.
+        witnesses: logs of other institutions, or other copies of this one.
+        pinned: each member's name and key; the log must be one of them.
+    """
+    found = Verdict(**verifier.verify(place, key, witnesses))
+    if found.verdict in ("ok", "incomplete-tail") and pinned is not None and pinned.get(found.site) != found.key:
+        return Verdict("tampered", found.events, 0, "the log is not signed with the key of any member", found.site)
+    return found
 
 
-def read(place: Path) -> Iterator[dict[str, Any]]:
-    """The events of a log, oldest first; `place` is one file, an audit folder or a site's folder."""
+def read(place: Path, act: str = "") -> Iterator[dict[str, Any]]:
+    """The events of a log, oldest first; `place` is one file, an audit folder or a site's folder.
+
+    Args:
+        act: of these only, which is much faster; "" for all.
+    """
+    begin = b'{"act":"%b"' % act.encode() if act else b"{"
     for line in verifier.lines(place):
-        if line.endswith(b"\n"):
+        if line.startswith(begin) and line.endswith(b"\n"):
             yield json.loads(line)
-
-
-def copy_of(state: Checker) -> Checker:
-    """A checker that goes on by itself from here."""
-    new = copy.copy(state)
-    new.peaks, new.open = state.peaks.copy(), state.open.copy()
-    return new
 
 
 def _text(value: str) -> str:
     """A lone surrogate, which JSON's canonical form forbids, becomes a question mark."""
     return value.encode("utf-8", "replace").decode()
-
-
-def _newest(path: Path) -> tuple[Checker, Checker, list[bytes], int]:
-    """The state after the newest file, the one before it, its leaves, and how many torn bytes were cut off its end."""
-    state, before, leaves = Checker(), Checker(), list[bytes]()
-    whole = 0
-    for line in verifier.lines(path) if path.exists() else ():
-        if not line.endswith(b"\n"):
-            break
-        if not leaves:
-            before = _entered(line)
-            state = copy_of(before)
-        if wrong := state.feed(line):
-            raise _tampered(wrong)
-        leaves.append(merkle.leaf(line[:-1]))
-        whole += len(line)
-    torn = (path.stat().st_size if path.exists() else 0) - whole
-    if torn >= MAX_LINE or (leaves and not verifier.signed(state.last)):
-        raise _tampered("its end is not the log's")
-    if torn:
-        os.truncate(path, whole)
-    return state, before, leaves, torn
-
-
-def _entered(line: bytes) -> Checker:
-    """The state before a file's first line, which is a checkpoint that states it."""
-    state = Checker()
-    try:
-        event = json.loads(line)
-        if event["seq"]:
-            peaks = bytes.fromhex(event["detail"]["peaks"])
-            state.seq, state.prev, state.checkpoint = event["seq"], event["prev"], event["seq"] - 1
-            state.peaks = [peaks[at : at + 32] for at in range(0, len(peaks), 32)]
-            state.open = dict.fromkeys(verifier.named(event["detail"]), "?")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise _tampered("its first event is not readable") from None
-    return state
-
-
-def _tampered(why: str) -> Refused:
-    return Refused("audit.tampered", f"the audit log does not verify ({why})", "Run fedrec audit verify")

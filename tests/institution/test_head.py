@@ -22,7 +22,7 @@ def log_of(site) -> list[tuple[str, str, str]]:
     return [
         (event["act"], event["object"], event["outcome"])
         for event in audit.read(site.audit.path)
-        if event["act"] == "head"
+        if event["act"] != "checkpoint"
     ]
 
 

@@ -6,15 +6,17 @@ before. From the same follows how far two clocks can differ, without anybody mea
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import permutations
 from pathlib import Path
 from typing import Any
 
 from fedrec.errors import Refused
+from fedrec.exchange.wire import canonical
+from fedrec.institution.audit import Verdict
 from fedrec.institution.evidence import unpack
 from fedrec.institution.evidence.find import Event
 from fedrec.institution.evidence.reconcile import TASKS
@@ -30,7 +32,7 @@ class Told:
     facts: Mapping[str, Any]
     members: Mapping[str, str]
     events: list[Event]
-    verdict: Mapping[str, Any]
+    place: Path
 
     def task(self, act: str, number: int | None, *, done: bool) -> list[Event]:
         """The intents, or the good outcomes, of an act in a round; `number` None is any round."""
@@ -53,6 +55,7 @@ def merge(places: Sequence[Path]) -> dict[str, Any]:
         Refused: `timeline.pack` when a pack cannot be read, is another run's, or a site's comes twice.
     """
     told = [_told(place) for place in places]
+    verdicts = {one.site: _verdict(one, told) for one in told}
     if len({(one.facts["run"], one.facts["plan"]) for one in told}) != 1:
         raise Refused("timeline.pack", "the packs are of different runs or plans", "Give packs of one run")
     if len({one.site for one in told}) < len(told):
@@ -64,11 +67,11 @@ def merge(places: Sequence[Path]) -> dict[str, Any]:
         "run": told[0].facts["run"],
         "plan": told[0].facts["plan"],
         "sites": [one.site for one in told],
-        "verdicts": {one.site: dict(one.verdict) for one in told},
+        "verdicts": {site: verdict.as_dict() for site, verdict in verdicts.items()},
         "rounds": _rounds(told),
         "clocks": clocks,
         "missing": _missing(told),
-        "clashes": _clashes(told, clocks, places),
+        "clashes": _clashes(told, clocks, verdicts),
         "events": events,
     }
 
@@ -77,9 +80,20 @@ def _told(place: Path) -> Told:
     try:
         with closing(unpack.Pack(place)) as pack:
             facts, members = pack.json("run.json"), pack.json("consortium.json")["members"]
-            return Told(str(facts["site"]), facts, members, pack.events(), unpack.check(place))
+            return Told(str(facts["site"]), facts, members, pack.events(), place)
     except (unpack.BadPack, KeyError, TypeError, OSError) as error:
         raise Refused("timeline.pack", f"{place.name} is no pack: {error}", "Make it with fedrec audit pack") from None
+
+
+def _verdict(one: Told, told: Sequence[Told]) -> Verdict:
+    """The verdict on a pack, the others' packs being witnesses of what they saw up to where its log ends."""
+    end = int(one.facts["checkpoint"])
+    with tempfile.NamedTemporaryFile(suffix=".jsonl") as seen:
+        for event in (event for other in told for event in other.events if other is not one):
+            if event["act"] == "witness" and event["detail"]["name"] == one.site and event["detail"]["size"] <= end:
+                seen.write(canonical(event) + b"\n")
+        seen.flush()
+        return unpack.check(one.place, witnesses=[Path(seen.name)])
 
 
 def _ms(at: str) -> int:
@@ -179,9 +193,9 @@ def _missing(told: Sequence[Told]) -> list[str]:
     return found
 
 
-def _clashes(told: Sequence[Told], clocks: Sequence[Mapping[str, Any]], places: Sequence[Path]) -> list[str]:
+def _clashes(told: Sequence[Told], clocks: Sequence[Mapping[str, Any]], verdicts: Mapping[str, Verdict]) -> list[str]:
     """What cannot all be true."""
-    found = [f"{one.site}: {one.verdict['reason']}" for one in told if one.verdict["verdict"] != "ok"]
+    found = [f"{site}: {verdict.sentence()}" for site, verdict in verdicts.items() if verdict.verdict != "ok"]
     for clock in clocks:
         if not clock["possible"]:
             first, second = clock["sites"]
@@ -190,23 +204,10 @@ def _clashes(told: Sequence[Told], clocks: Sequence[Mapping[str, Any]], places: 
         bases = {one.site: event["detail"]["base"] for one in told for event in one.task("train", number, done=False)}
         if len(set(bases.values())) > 1:
             found.append(f"round {number} started from different models: {', '.join(sorted(bases))}")
-    for (one, _), (other, _) in permutations(list(zip(told, places, strict=True)), 2):
-        found += _seen_otherwise(one, other)
-    return found
-
-
-def _seen_otherwise(one: Told, witness: Told) -> list[str]:
-    """Checkpoints of one site, as another's pack holds them, that its own pack does not have so."""
-    own = {event["detail"]["size"]: event["detail"]["root"] for event in one.events if event["act"] == "checkpoint"}
-    found = []
-    for event in witness.events:
-        seen = event["detail"]
-        if (
-            event["act"] == "witness"
-            and seen.get("name") == one.site
-            and own.get(seen["size"], seen["root"]) != seen["root"]
-        ):
-            found.append(f"{witness.site} holds another checkpoint of {one.site} at {seen['size']} events")
+    for one in told:
+        for event in one.events:
+            if event["act"] == "witness" and event["outcome"] == "clash":
+                found.append(f"{one.site} was shown another history of {event['object']} than before")
     return found
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,6 +16,7 @@ from fedrec.exchange.passport import signed_by
 from fedrec.exchange.plan import fingerprint
 from fedrec.exchange.wire import canonical, sha256
 from fedrec.institution import verify as verifier
+from fedrec.institution.audit import Verdict, verify
 from fedrec.institution.evidence.find import Event
 from fedrec.institution.evidence.pack import FORMAT
 
@@ -90,49 +91,48 @@ class Pack:
         return bool(names)
 
 
-def check(place: Path, key: str = "", witnesses: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The verdict on a pack, as `verify.verify` gives it on a log.
+def check(
+    place: Path, key: str = "", witnesses: Iterable[Path] = (), pinned: Mapping[str, str] | None = None
+) -> Verdict:
+    """The verdict on a pack, as `audit.verify` gives it on a log; never raises on garbage.
 
     Args:
-        key: the site's public key from a place that one trusts, hex; "" believes the pack's own consortium.json.
-        witnesses: logs of other institutions.
+        key: the site's public key, hex; without it, and without `pinned`, the pack's own consortium.json is believed.
+        witnesses: logs of other institutions; a pack's log ends with the run, so they may hold nothing newer.
+        pinned: each member's name and key.
     """
     try:
         with closing(Pack(place)) as pack, tempfile.TemporaryDirectory() as folder:
-            return _check(pack, key, witnesses, Path(folder))
+            return _check(pack, key, witnesses, pinned, Path(folder))
     except BadPack as error:
-        return _bad(str(error))
+        return Verdict("tampered", 0, None, str(error))
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError, OSError) as error:
-        return _bad(f"its files are not of their form ({type(error).__name__})")
+        return Verdict("tampered", 0, None, f"its files are not of their form ({type(error).__name__})")
 
 
-def _bad(reason: str, seq: int | None = None, events: int = 0) -> dict[str, Any]:
-    return {"verdict": "tampered", "events": events, "first_bad": seq, "reason": reason}
-
-
-def _check(pack: Pack, key: str, witnesses: tuple[Path, ...], folder: Path) -> dict[str, Any]:
+def _check(pack: Pack, key: str, witnesses: Iterable[Path], pinned: Mapping[str, str] | None, folder: Path) -> Verdict:
     manifest = pack.json("MANIFEST.json")
     if set(manifest) != set(pack.names) - {"MANIFEST.json"}:
         raise BadPack("it has other files than its MANIFEST.json names")
     for name, digest in sorted(manifest.items()):
         if sha256(pack.read(name)) != digest:
             raise BadPack(f"{name} is not the file that was packed")
-    facts, events, members = pack.json("run.json"), pack.events(), pack.json("consortium.json")["members"]
-    key = key.lower() or str(members[facts["site"]])
+    facts, events = pack.json("run.json"), pack.events()
+    members = pack.json("consortium.json")["members"] if pinned is None else pinned
+    key = key.lower() or str(members.get(facts["site"], ""))
     if facts["format"] != FORMAT or facts["key"] != key:
-        raise BadPack("it is signed with another key than the site's in the consortium")
+        raise BadPack("it is not signed with the key of this site")
     if sha256(pack.read("verify.py")) != sha256(Path(verifier.__file__).read_bytes()):
         raise BadPack("its verify.py is not the one of this fedrec")
+    found = Verdict("ok", len(events), None, "", str(facts["site"]), key, int(facts["checkpoint"]))
     if pack.extract_log(folder):
-        found = verifier.verify(folder, key, witnesses)
-        if found["verdict"] != "ok":
+        found = verify(folder, key, witnesses)
+        if found.verdict != "ok":
             return found
         _same_lines(folder, events)
-    else:
-        found = {"verdict": "ok", "events": len(events), "first_bad": None, "reason": ""}
     _proved(events, pack.json("proofs.json"), key)
     _permitted(pack, facts, events, key)
-    return {**found, "site": facts["site"], "run": facts["run"]}
+    return found
 
 
 def _same_lines(folder: Path, events: list[Event]) -> None:
