@@ -7,7 +7,7 @@
     diff.txt         what changed since the last approved plan of the family
     policy.json      what the site allowed then        receipts.json   the signed passport of every update
     run.json         who, which run, which model       consortium.json members and their keys
-    verify.py        checks the log with Python alone  MANIFEST.json   SHA-256 of every file above
+    verify.py        checks the log with Python alone  MANIFEST.json   SHA-256 of every file above, signed by the site
 
 The same log gives the same bytes: nothing in it says when the pack was made.
 """
@@ -27,6 +27,7 @@ from typing import Any
 from fedrec.config import ConsortiumConfig, SiteConfig
 from fedrec.errors import Refused
 from fedrec.exchange import merkle
+from fedrec.exchange.passport import sign
 from fedrec.exchange.wire import canonical, sha256
 from fedrec.institution import policy
 from fedrec.institution import verify as verifier
@@ -34,6 +35,7 @@ from fedrec.institution.diff import approved_before, text_of_diff, two_columns
 from fedrec.institution.evidence.find import Event, files_of
 from fedrec.institution.evidence.reconcile import TASKS, database
 from fedrec.institution.ledger import RequestRow
+from fedrec.institution.site import Keys
 
 FORMAT = "fedrec-pack-v1"
 ABOUT = ("start", "stop", "pause", "resume", "repair", "witness")  # of the site, while the run was on
@@ -79,37 +81,43 @@ def pack(folder: Path, run: str, request: str = "", alone: bool = False) -> byte
         raise Refused("pack.run", "the ledger has no permit of this run", "See fedrec audit reconcile")
     before = approved_before(row, rows)
     diff = ["the first plan of its family"] if before is None else text_of_diff(two_columns(before.plan, row.plan))
-    tasks = [event for event in found.events if event["act"] in TASKS and event["outcome"] == "done"]
-    facts = {
-        "format": FORMAT,
-        "site": config.name,
-        "key": found.checkpoint["detail"]["key"],
-        "run": run,
-        "request": row.id,
-        "plan": row.fingerprint,
-        "scientist": row.scientist,
-        "model": tasks[-1]["detail"]["base"] if tasks and tasks[-1]["act"] != "train" else "",
-        "rounds": sorted({event["round"] for event in tasks if event["act"] == "train"}),
-        "events": len(found.events),
-        "checkpoint": found.checkpoint["seq"],
-    }
     members = {"hash": consortium.hash, "members": {member.name: member.key for member in consortium.member}}
     files = {
         "README.txt": README.encode(),
         "verify.py": Path(verifier.__file__).read_bytes(),
         "events.jsonl": b"".join(canonical(event) + b"\n" for event in found.events),
         "proofs.json": _json(_proofs(found)),
-        "permit.json": _json(json.loads(row.permit)),
+        "permit.json": _json(permit := json.loads(row.permit)),
         "plan.toml": row.plan.encode(),
         "diff.txt": ("\n".join(diff) + "\n").encode(),
         "policy.json": _policy(folder, found).encode(),
         "receipts.json": _json(receipts),
         "consortium.json": _json(members),
-        "run.json": _json(facts),
+        "run.json": _json(facts_of(found.events, permit)),
     }
     files |= {} if alone else _log(folder, found.checkpoint["seq"] + 1)
-    files["MANIFEST.json"] = _json({name: sha256(data) for name, data in files.items()})
+    manifest = {name: sha256(data) for name, data in files.items()}
+    files["MANIFEST.json"] = _json(sign({"files": manifest}, Keys.load_or_make(folder / "state").site))
     return _zip(files)
+
+
+def facts_of(events: Sequence[Event], permit: Mapping[str, Any]) -> dict[str, Any]:
+    """run.json: what events and permit say of the run, so that it cannot say anything else."""
+    tasks = [event for event in events if event["act"] in TASKS and event["outcome"] == "done"]
+    last = events[-1]
+    return {
+        "format": FORMAT,
+        "site": last["detail"]["name"],
+        "key": last["detail"]["key"],
+        "run": next(event["run"] for event in events if event["act"] in TASKS),
+        "request": permit["request"],
+        "plan": permit["fingerprint"],
+        "scientist": permit["scientist"],
+        "model": tasks[-1]["detail"]["base"] if tasks and tasks[-1]["act"] != "train" else "",
+        "rounds": sorted({event["round"] for event in tasks if event["act"] == "train"}),
+        "events": len(events),
+        "checkpoint": last["seq"],
+    }
 
 
 def _find(folder: Path, run: str, request: str) -> Found:
@@ -123,6 +131,9 @@ def _find(folder: Path, run: str, request: str) -> Found:
             side.append(event)
         elif event["run"] == run and event["act"] in TASKS and request in ("", event["request"]):
             own.append(event)
+            last = None
+        elif event["act"] == "witness" and event["run"] == run:  # what the others' packs are checked with
+            side.append(event)
             last = None
         elif event["act"] in (*ABOUT, "submit", "approve", "deny", "revoke", "fetch"):
             side.append(event)

@@ -115,16 +115,11 @@ def reconcile(folder: Path) -> list[Finding]:
 
 
 def database(path: Path) -> sqlite3.Connection:
-    """A SQLite file, opened so that nothing can be written. Raises: WrongInput when there is none."""
+    """A SQLite file, opened so that nothing is written, not even beside it. Raises: WrongInput when there is none."""
     if not path.exists():
         raise WrongInput(f"{path}: not there; has the site ever run?")
-    db = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10)
-    try:
-        db.execute("SELECT 1 FROM sqlite_master").fetchone()
-    except sqlite3.OperationalError:  # a folder that cannot be written, as of a copy: nobody else writes then either
-        db.close()
-        db = sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True)
-    return db
+    in_use = path.with_name(f"{path.name}-wal").exists()  # else SQLite would make such files, as whoever reads
+    return sqlite3.connect(f"file:{path}?mode=ro" + ("" if in_use else "&immutable=1"), uri=True, timeout=10)
 
 
 def _task_key(event: Event) -> tuple[Any, ...]:

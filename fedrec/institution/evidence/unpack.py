@@ -18,7 +18,7 @@ from fedrec.exchange.wire import canonical, sha256
 from fedrec.institution import verify as verifier
 from fedrec.institution.audit import Verdict, verify
 from fedrec.institution.evidence.find import Event
-from fedrec.institution.evidence.pack import FORMAT
+from fedrec.institution.evidence.pack import FORMAT, facts_of
 
 MAX_FILE, MAX_FILES = 1 << 31, 10_000
 NEEDED = (
@@ -112,15 +112,15 @@ def check(
 
 def _check(pack: Pack, key: str, witnesses: Iterable[Path], pinned: Mapping[str, str] | None, folder: Path) -> Verdict:
     manifest = pack.json("MANIFEST.json")
-    if set(manifest) != set(pack.names) - {"MANIFEST.json"}:
+    if set(manifest["files"]) != set(pack.names) - {"MANIFEST.json"}:
         raise BadPack("it has other files than its MANIFEST.json names")
-    for name, digest in sorted(manifest.items()):
+    for name, digest in sorted(manifest["files"].items()):
         if sha256(pack.read(name)) != digest:
             raise BadPack(f"{name} is not the file that was packed")
     facts, events = pack.json("run.json"), pack.events()
     members = pack.json("consortium.json")["members"] if pinned is None else pinned
     key = key.lower() or str(members.get(facts["site"], ""))
-    if facts["format"] != FORMAT or facts["key"] != key:
+    if facts["format"] != FORMAT or facts["key"] != key or not signed_by(manifest, key):
         raise BadPack("it is not signed with the key of this site")
     if sha256(pack.read("verify.py")) != sha256(Path(verifier.__file__).read_bytes()):
         raise BadPack("its verify.py is not the one of this fedrec")
@@ -170,9 +170,11 @@ def _proved(events: list[Event], proofs: Mapping[str, Any], key: str) -> None:
 def _permitted(pack: Pack, facts: Mapping[str, Any], events: list[Event], key: str) -> None:
     """Permit, plan, policy and receipts are what the events speak of."""
     permit, plan = pack.json("permit.json"), pack.read("plan.toml").decode()
+    if facts != facts_of(events, permit):
+        raise BadPack("run.json does not say what the events say")
     if not signed_by(permit, key) or permit["request"] != facts["request"]:
         raise BadPack("permit.json is not signed by the site for this request")
-    if fingerprint(plan) != permit["fingerprint"] or facts["plan"] != permit["fingerprint"]:
+    if fingerprint(plan) != permit["fingerprint"]:
         raise BadPack("plan.toml is not the text that the permit is for")
     starts = [event["detail"]["policy"] for event in events if event["act"] == "start"]
     if starts[:1] != [sha256(pack.read("policy.json"))]:
