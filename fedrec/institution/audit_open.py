@@ -51,7 +51,7 @@ def _entered(line: bytes) -> Checker:
             peaks = bytes.fromhex(event["detail"]["peaks"])
             state.seq, state.prev, state.checkpoint = event["seq"], event["prev"], event["seq"] - 1
             state.peaks = [peaks[at : at + 32] for at in range(0, len(peaks), 32)]
-            state.open = dict.fromkeys(verifier.named(event["detail"]), "?")
+            state.open = {number: event["detail"][f"open_{number}"] for number in verifier.named(event["detail"])}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise _tampered("its first event is not readable") from None
     return state
