@@ -106,9 +106,9 @@ def events_of(place: Path, wanted: Wanted | None = None) -> Iterator[Event]:
     for path in files_of(place):
         try:
             for line in lines(path):
-                if line.endswith(b"\n") and (event := json.loads(line))["seq"] >= 0:
-                    if wanted is None or event in wanted:
-                        yield event
+                event = json.loads(line) if line.endswith(b"\n") else None  # None: on its way to the disk
+                if event is not None and event["seq"] >= 0 and (wanted is None or event in wanted):
+                    yield event
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise WrongInput(f"{path}: holds a line that is no event; see fedrec audit verify") from None
 
