@@ -214,7 +214,7 @@ class AuditLog:
             if given is not _CHECKPOINT and state.seq - state.checkpoint == GAP:
                 entry.lines.append(self._line(_CHECKPOINT, state))
             of = given["of"]
-            if of is None and numbers and given["act"] not in SINGLE:  # an outcome with its intent
+            if of is None and given["outcome"] != "intent" and given["act"] not in SINGLE:  # the intent came with it
                 of = numbers[-1]
             numbers.append(state.seq)
             entry.lines.append(self._line({**given, "of": of}, state))
