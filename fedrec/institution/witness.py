@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Mapping
 from typing import Any
 
 from fedrec.errors import Refused
@@ -25,7 +24,7 @@ from fedrec.institution.verify import KIND, SIGNED
 
 MAX_BODY = 10**6  # bytes of one exchange
 MAX_PROOF = 64  # nodes
-_FACTS = frozenset([*SIGNED, "signature"])
+_TYPES = dict.fromkeys((*SIGNED, "signature"), str) | {"size": int}
 _log = logging.getLogger("fedrec.site")
 
 
@@ -61,28 +60,28 @@ class Witness:
                 raise ValueError
         except (ValueError, KeyError, TypeError, RecursionError):
             raise Refused("audit.form", "this is not an exchange of checkpoints", "Check fedrec's version") from None
-        for facts, _, _ in carried:
-            self._check(facts)
+        known = [self._check(facts) for facts, _, _ in carried]
         with self._lock:
             clashes = [
                 facts["name"]
-                for (facts, start, _), proof in zip(carried, proofs, strict=True)
-                if self._take(by, run, facts, start, proof) == "clash"
+                for (facts, start, _), proof, mine in zip(carried, proofs, known, strict=True)
+                if mine and self._take(by, run, facts, start, proof) == "clash"
             ]
             own = self._site.audit.checkpoint()
         proof = self._site.audit.proof(since, own["size"]) if 0 < since <= own["size"] else None
         start = 0 if proof is None else since
         return {"checkpoint": own, "from": start, "proof": [part.hex() for part in proof or ()], "clashes": clashes}
 
-    def _check(self, facts: object) -> None:
-        good = isinstance(facts, Mapping) and facts.keys() == _FACTS and type(facts["size"]) is int
-        if isinstance(facts, Mapping) and good:
-            key = self._keys.get(facts["name"]) if type(facts["name"]) is str else None
-            texts = all(type(facts[name]) is str for name in _FACTS - {"size"})
-            good = bool(texts and key and facts["key"] == key and facts["kind"] == KIND and signed_by(facts, key))
-        if not good:
-            reason = "a checkpoint is not signed with the pinned key of another member"
-            raise Refused("audit.checkpoint", reason, "Check consortium.toml")
+    def _check(self, facts: object) -> bool:
+        """Refuse what its member has not signed; False where this site's consortium.toml pins no key for the name."""
+        if isinstance(facts, dict) and {name: type(value) for name, value in facts.items()} == _TYPES:
+            key = self._keys.get(facts["name"])
+            if not key:
+                return False
+            if (facts["key"], facts["kind"]) == (key, KIND) and signed_by(facts, key):
+                return True
+        reason = "a checkpoint is not signed with the pinned key of its institution"
+        raise Refused("audit.checkpoint", reason, "Check consortium.toml")
 
     def _take(self, by: Account, run: str, facts: dict[str, Any], start: int, proof: list[bytes]) -> str:
         """Compare one with what was kept, and keep it when it is new; returns the event's outcome, "" for none."""
