@@ -66,11 +66,10 @@ class AuditLog:
     def __init__(self, folder: Path, signer: Signer, segment: int = SEGMENT) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.folder, self._signer, self._segment = folder, signer, segment
-        self.path = max(folder.glob("*.jsonl"), default=folder / "0001.jsonl")
         self._queue: deque[_Entry] = deque()
         self._turn = threading.Lock()
-        self._done, self._before, self._leaves, torn = newest(self.path)
-        self._file = self._open()
+        self.path, self._done, self._before, self._leaves, torn = newest(folder)
+        self._file = self._open(self.path)
         self._size, self._whole = os.fstat(self._file).st_size, True
         if torn:
             self.event("site", "site", "repair", "log", outcome="torn-tail", detail={"bytes": torn})
@@ -243,21 +242,22 @@ class AuditLog:
         peaks = b"".join(state.peaks).hex()
         line = self._line(_CHECKPOINT, state, peaks=peaks, **still)
         self.path = self.folder / f"{int(self.path.stem) + 1:04d}.jsonl"
-        self._file, self._size, self._whole = self._open(), 0, True
         try:
+            self._file, self._size, self._whole = self._open(self.path), 0, False  # whatever is in it is cut off
             self._append(line)
         except OSError:
-            os.close(self._file)
+            if self._file != old[1]:
+                os.close(self._file)
             self.path.unlink(missing_ok=True)
             self.path, self._file, self._size, self._whole = old
             raise
         os.close(old[1])
         self._before, self._leaves, self._done = self._done, [merkle.leaf(line[:-1])], state
 
-    def _open(self) -> int:
-        handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    def _open(self, path: Path) -> int:
         folder = os.open(self.folder, os.O_RDONLY)
         try:
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
             os.fsync(folder)
         finally:
             os.close(folder)

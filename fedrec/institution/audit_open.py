@@ -20,10 +20,14 @@ def copy_of(state: Checker) -> Checker:
     return new
 
 
-def newest(path: Path) -> tuple[Checker, Checker, list[bytes], int]:
-    """The state after the newest file, the one before it, its leaves, and how many torn bytes were cut off its end."""
+def newest(folder: Path) -> tuple[Path, Checker, Checker, list[bytes], int]:
+    """The newest file, the state after it and before it, its leaves, and how many torn bytes were cut off its end."""
+    files, torn = sorted(folder.glob("*.jsonl")) or [folder / "0001.jsonl"], 0
+    while len(files) > 1 and not next(verifier.lines(files[-1]), b"").endswith(b"\n"):  # a crash while it was begun
+        torn += files[-1].stat().st_size
+        files.pop().unlink()
+    path, whole = files[-1], 0
     state, before, leaves = Checker(), Checker(), list[bytes]()
-    whole = 0
     for line in verifier.lines(path) if path.exists() else ():
         if not line.endswith(b"\n"):
             break
@@ -34,12 +38,12 @@ def newest(path: Path) -> tuple[Checker, Checker, list[bytes], int]:
             raise _tampered(wrong)
         leaves.append(merkle.leaf(line[:-1]))
         whole += len(line)
-    torn = (path.stat().st_size if path.exists() else 0) - whole
-    if torn >= MAX_LINE or (leaves and not verifier.signed(state.last)):
+    left = (path.stat().st_size if path.exists() else 0) - whole
+    if left >= MAX_LINE or (leaves and not verifier.signed(state.last)):
         raise _tampered("its end is not the log's")
-    if torn:
+    if left:
         os.truncate(path, whole)
-    return state, before, leaves, torn
+    return path, state, before, leaves, torn + left
 
 
 def _entered(line: bytes) -> Checker:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import threading
@@ -136,6 +137,43 @@ def test_files_are_changed_also_while_acts_are_open_and_a_crash_loses_none_of_th
     with pytest.raises(ValueError, match="one intent and one outcome"):
         log.event("s", "scientist", "train", "x", outcome="done", of=first)
     log.close()
+
+
+@pytest.mark.parametrize("begun", [b"", b'{"act":"checkpoint","ac'])
+def test_a_crash_while_a_new_file_is_begun_is_repaired(tmp_path, begun):
+    folder = write(tmp_path, 40, segment=30_000)
+    files = sorted(folder.glob("*.jsonl"))
+    after = folder / f"{len(files) + 1:04d}.jsonl"
+    after.write_bytes(begun)
+    assert verify(folder).verdict == ("incomplete-tail" if begun else "ok")
+    log = opened(folder, segment=30_000)
+    assert (log.path, after.exists()) == (files[-1], False)
+    log.event("o", "owner", "approve", "x", outcome="done")
+    log.close()
+    assert verify(folder).verdict == "ok"
+    assert [event["act"] for event in read(folder)][-3:] == ["repair"] * bool(begun) + ["approve"] * 2 or not begun
+
+
+def test_when_no_new_file_can_be_begun_the_act_is_refused_and_later_goes_on(tmp_path):
+    """A real limit: no file handle is left."""
+    log = opened(tmp_path, segment=1500)
+    for _ in range(2):
+        log.event("o", "owner", "approve", "x", outcome="done")
+    before = sorted(tmp_path.glob("*"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.open(tmp_path, os.O_RDONLY)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+    try:
+        with pytest.raises(Refused, match=r"audit\.write"):
+            log.event("o", "owner", "approve", "x", outcome="done")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert sorted(tmp_path.glob("*")) == before
+    log.event("o", "owner", "approve", "x", outcome="done")
+    log.close()
+    assert len(list(tmp_path.glob("*"))) == len(before) + 1
+    assert (verify(tmp_path).verdict, sum(event["act"] == "approve" for event in read(tmp_path))) == ("ok", 6)
 
 
 def test_a_start_that_keeps_silent_about_an_open_act_is_not_written(tmp_path):
