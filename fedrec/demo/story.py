@@ -27,6 +27,7 @@ from fedrec.demo.table import comparison
 from fedrec.errors import Refused, Unreachable
 from fedrec.examples.my_factors import MyFactors
 from fedrec.institution.audit import verify
+from fedrec.institution.evidence.reconcile import reconcile
 from fedrec.scientist.datasites import Datasites, connect
 from fedrec.scientist.driver import Round
 from fedrec.scientist.plan import Plan
@@ -164,8 +165,9 @@ class Story:
             others = [other.folder for other in sites.all.values() if other is not site]
             verdict = verify(site.folder, witnesses=others, pinned=pinned)
             facts = {key: getattr(verdict, key) for key in ("verdict", "events", "witnessed")}
-            audit.append({"site": site.name, **facts})
-            self.say(f"  {site.name:14} {verdict.sentence()}")
+            gaps = [one.as_dict() for one in reconcile(site.folder)]
+            audit.append({"site": site.name, **facts, "gaps": gaps})
+            self.say(f"  {site.name:14} {verdict.sentence()}; {len(gaps)} acts without event or events without act")
         return {
             "institutions": list(sites.all),
             "sites": [
