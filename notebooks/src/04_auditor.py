@@ -164,11 +164,8 @@ for what, place in (
     ("the pack, one bit changed", work / "evil.zip"),
 ):
     verdict, code = fedrec("audit", "verify", place)
-    rows[what] = {
-        "verdict": verdict["verdict"],
-        "at event": verdict["first_bad"],
-        "why": verdict["reason"],
-        "exit": code,
-    }
+    rows[what] = {"verdict": verdict["verdict"], "at event": verdict["first_bad"], "exit": code}
+    if verdict["reason"]:
+        print(f"{what}: {verdict['reason']}")
 shutil.rmtree(work)
 pd.DataFrame(rows).T

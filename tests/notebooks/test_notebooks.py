@@ -113,10 +113,14 @@ def test_the_auditor_may_do_little_and_finds_one_changed_byte(executed):
     assert "missing: nothing | clashes: nothing" in text
     assert re.search(r"^0 +train +1 +([0-9a-f]{16}) +\1 +True$", text, re.M)
     table = final_table(executed["04"])
-    assert re.search(r"^aurora's log +ok ", table, re.M)
-    assert re.search(r"^its copy, one letter changed +tampered +\d+ +the event's content was changed +3$", table, re.M)
-    assert re.search(r"^aurora's pack +ok ", table, re.M)
-    assert re.search(r"^the pack, one bit changed +tampered ", table, re.M)
+    assert "its copy, one letter changed: the event's content was changed" in table
+    for row in (
+        r"aurora's log +ok +None +0",
+        r"its copy, one letter changed +tampered +\d+ +3",
+        r"aurora's pack +ok +None +0",
+        r"the pack, one bit changed +tampered +(None|\d+) +3",
+    ):
+        assert re.search(rf"^{row}$", table, re.M), table
     pictures = [
         out for cell in executed["04"].cells for out in cell.get("outputs", []) if "image/png" in out.get("data", {})
     ]
