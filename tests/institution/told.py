@@ -110,7 +110,11 @@ def forged(folder: Path, change: Any, keep: Any = lambda event: True) -> None:
     for event in events:
         event |= {"seq": state.seq, "prev": state.prev, "of": moved.get(event["of"])}
         if event["act"] == "checkpoint":
-            facts = {name: event["detail"][name] for name in verify.SIGNED} | {"size": state.seq, "root": state.root()}
+            facts = {name: event["detail"][name] for name in verify.SIGNED} | {
+                "size": state.seq,
+                "root": state.root(),
+                "time": event["at"],
+            }
             event["object"] = facts["root"]
             event["detail"] = {**facts, "signature": key.sign(canonical(facts)).signature.hex()}
         body = {name: value for name, value in event.items() if name != "hash"}
