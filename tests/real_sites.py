@@ -138,11 +138,20 @@ def run_task(scientist: SyftSite, approved: Approved, **changes: Any) -> dict[st
 
 
 def http_call(
-    url: str, method: str, target: str, body: bytes = b"", headers: Mapping[str, str] | None = None
+    url: str,
+    method: str,
+    target: str,
+    body: bytes = b"",
+    headers: Mapping[str, str] | None = None,
+    source: str = "127.0.0.1",
 ) -> tuple[int, bytes]:
-    """One bare HTTP call; stops sending when the site answers before it has read everything."""
+    """One bare HTTP call; stops sending when the site answers before it has read everything.
+
+    Args:
+        source: the loopback address that the call comes from.
+    """
     parts = urlsplit(url)
-    line = http.client.HTTPConnection(str(parts.hostname), parts.port, timeout=60)
+    line = http.client.HTTPConnection(str(parts.hostname), parts.port, timeout=60, source_address=(source, 0))
     line.putrequest(method, target)
     for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
         line.putheader(name, value)
@@ -190,11 +199,11 @@ def call_bytes(key: Any, uid: str, path: str, /, *args: Any, blocking: bool = Tr
     return bytes(sy.serialize(call.sign(SyftSigningKey(signing_key=key)), to_bytes=True))
 
 
-def send(url: str, body: bytes) -> Any:
+def send(url: str, body: bytes, source: str = "127.0.0.1") -> Any:
     """What a site answers to a PySyft call: a value, or PySyft's SyftError."""
     import syft as sy
 
-    status, data = http_call(url, "POST", "/api/v2/api_call", body)
+    status, data = http_call(url, "POST", "/api/v2/api_call", body, source=source)
     assert status == 200, (status, data[:300])
     return sy.deserialize(data, from_bytes=True).message.data
 

@@ -108,10 +108,8 @@ def revoke(folder: Path, request: str, reason: str, target: str | None) -> None:
 @click.option("--reason", default="", help="Why; the scientists read it.")
 @json_option
 def pause(folder: Path, reason: str, target: str | None) -> None:
-    """Pause DIR's site: at once nothing runs and nothing leaves; jobs go on after resume."""
-    from fedrec.institution.serve import control
-
-    answer = control(folder, {"op": "pause", "reason": reason})
+    """Pause DIR's site, as FEDREC_USER: at once nothing runs and nothing leaves; jobs go on after resume."""
+    answer = _login(folder).pause(reason)
     late = f"; {answer['still_running']} jobs are still ending" if answer["still_running"] else ""
     emit(answer, target, text=f"{folder.name}: paused{late}")
 
@@ -120,10 +118,8 @@ def pause(folder: Path, reason: str, target: str | None) -> None:
 @folder_argument
 @json_option
 def resume(folder: Path, target: str | None) -> None:
-    """End the pause of DIR's site: jobs that it stopped begin again, without being counted twice."""
-    from fedrec.institution.serve import control
-
-    answer = control(folder, {"op": "resume"})
+    """End the pause of DIR's site, as FEDREC_USER: jobs that it stopped begin again, without being counted twice."""
+    answer = _login(folder).resume()
     emit(answer, target, text=f"{folder.name}: goes on, {answer['again']} jobs begin again")
 
 

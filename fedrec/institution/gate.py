@@ -20,10 +20,14 @@ from fedrec.institution.envelope import Call, open_envelope, read_call
 from fedrec.institution.ledger import Account
 
 MAX_CALL = 2 * 10**6  # bytes of one PySyft call: a plan with own code fits, tensors do not belong there
+SMALL = 64_000  # bytes still read from an address that has sent too much which no account signed
 PARALLEL = 4  # PySyft calls of one key at once
 COOKIE_S = 12 * 3600
-LOGINS = 10  # tries of one e-mail within LOGIN_S
-LOGIN_S = 60.0
+# How many at once, and how many a second afterwards.
+CALLS = (400.0, 200.0)  # of one account; the driver's fastest rounds make about 80 calls a second
+STRANGERS = (300.0, 20.0)  # bodies from one address that no account signed; each SMALL bytes count as one more
+LOGINS = (10.0, 10 / 60)  # tries of one e-mail
+LOGINS_FROM = (60.0, 1.0)  # tries from one address
 
 _PATH = re.compile(r"[a-z_.]{1,64}")
 _CARD = {"user.get_current_user", "metadata.get_metadata", "dataset.get_all"}
@@ -46,6 +50,16 @@ PATHS: dict[str, frozenset[str]] = {
     "auditor": frozenset(_EVERYONE - {"request.get_all"}),
     "operator": frozenset(_CARD),
 }
+# The site's own routes: method and resource → roles.
+OWN: dict[str, frozenset[str]] = {
+    **dict.fromkeys(
+        ("PUT blobs", "GET blobs", "GET jobs", "GET requests", "GET environment", "PUT checkpoints"),
+        frozenset({"scientist"}),
+    ),
+    "POST pause": frozenset({"owner", "reviewer", "operator"}),
+    "POST resume": frozenset({"owner", "reviewer"}),
+    "GET audit": frozenset({"owner", "reviewer", "scientist", "auditor"}),
+}
 
 
 class Gate:
@@ -65,7 +79,8 @@ class Gate:
         self._cookie_key = secret
         self._busy: Counter[str] = Counter()
         self._lock = threading.Lock()
-        self._logins: dict[str, list[float]] = {}
+        self._calls, self._strangers = Buckets(*CALLS), Buckets(*STRANGERS)
+        self._logins, self._logins_from = Buckets(*LOGINS), Buckets(*LOGINS_FROM)
 
     def admit(self, body: bytes, note: Callable[[Account, str], None] = lambda *_: None) -> tuple[Account, Call]:
         """The caller and the call of a body that may go on to PySyft.
@@ -74,7 +89,7 @@ class Gate:
             note: told who signed for which path, so that the log of a refusal names them.
 
         Raises:
-            Refused: `gate.size`, `.signature`, `.role`, `.site`, `.path` or `.replay`, in this order.
+            Refused: `gate.size`, `.signature`, `.role`, `.rate`, `.site`, `.role` or `.replay`, in this order.
         """
         if len(body) > MAX_CALL:
             raise too_large(MAX_CALL)
@@ -84,6 +99,7 @@ class Gate:
         if account is None:
             raise Refused("gate.role", "this key has no account here, or it is disabled", "Ask the data owner for one")
         call = read_call(envelope.message)
+        self.call_allowed(account.key)
         note(account, call.path if _PATH.fullmatch(call.path) else "unknown")
         if call.site != self._site:
             raise Refused("gate.site", "the call is meant for another site", "Send it there")
@@ -114,16 +130,25 @@ class Gate:
                 if not self._busy[key]:
                     del self._busy[key]
 
-    def login_allowed(self, email: str) -> None:
-        """Count one try to log in. Raises: Refused `gate.rate` after ten within a minute."""
-        now = time.monotonic()
-        with self._lock:
-            tries = [when for when in self._logins.get(email, []) if now - when < LOGIN_S]
-            if len(tries) >= LOGINS:
-                raise Refused("gate.rate", "too many tries to log in", "Wait a minute")
-            if len(self._logins) > 10_000:
-                self._logins.clear()
-            self._logins[email] = [*tries, now]
+    def call_allowed(self, key: str) -> None:
+        """Count one call of an account's key. Raises: Refused `gate.rate`."""
+        if not self._calls.take(key):
+            raise Refused("gate.rate", f"more than {CALLS[1]:g} calls of one account a second", "Wait a second")
+
+    def largest(self, address: str) -> int:
+        """How many bytes of a PySyft call are read from an address before anything is known of the caller."""
+        return MAX_CALL if self._strangers.left(address) >= 1 else SMALL
+
+    def stranger(self, address: str, size: int = 0) -> None:
+        """Count a body of `size` bytes that no account signed. Raises: Refused `gate.rate`."""
+        if not self._strangers.take(address, 1 + size / SMALL):
+            reason = "too many calls from this address that no account here signed"
+            raise Refused("gate.rate", reason, "Wait a minute")
+
+    def login_allowed(self, email: str, address: str) -> None:
+        """Count one try to log in. Raises: Refused `gate.rate` after ten of an e-mail, or sixty of an address."""
+        if not (self._logins_from.take(address) and self._logins.take(email)):
+            raise Refused("gate.rate", "too many tries to log in", "Wait a minute")
 
     def cookie(self, key: str) -> str:
         """What a login sets and the schema's route asks for: a key, an end, and an HMAC over both."""
@@ -142,6 +167,38 @@ class Gate:
 def too_large(limit: int) -> Refused:
     """The refusal of a body above `limit` bytes."""
     return Refused("gate.size", f"the body is larger than {limit} bytes", "Send less; tensors go to /fedrec/v1/blobs")
+
+
+class Buckets:
+    """Token buckets by name, as many as `NAMES`; the one used longest ago is forgotten first.
+
+    Args:
+        burst: tokens of a full bucket.
+        per_second: tokens that come back.
+        clock: seconds.
+    """
+
+    NAMES = 10_000
+
+    def __init__(self, burst: float, per_second: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._burst, self._rate, self._clock = burst, per_second, clock
+        self._known: dict[str, tuple[float, float]] = {}
+        self._lock = threading.Lock()
+
+    def take(self, name: str, tokens: float = 1.0) -> bool:
+        """Take tokens while one is left, also more than there are; False, and nothing taken, when none is."""
+        with self._lock:
+            now, left = self._clock(), self.left(name)
+            self._known.pop(name, None)  # the newest stands last
+            self._known[name] = (left - tokens if left >= 1 else left, now)
+            if len(self._known) > self.NAMES:
+                del self._known[next(iter(self._known))]
+            return left >= 1
+
+    def left(self, name: str) -> float:
+        """Tokens that are left; less than none after one took more than there were."""
+        left, when = self._known.get(name, (self._burst, 0.0))
+        return min(self._burst, left + (self._clock() - when) * self._rate)
 
 
 class Nonces:

@@ -27,6 +27,7 @@ from fedrec.institution.ledger import Account
 
 _log = logging.getLogger("fedrec.site")
 ROOT = "root@fedrec.org"
+SCHEMA = "\n\n## Schema\n\n"  # what follows in a data set's card
 SYFT_ROLE = {
     "owner": "DATA_OWNER",
     "reviewer": "DATA_OWNER",
@@ -260,6 +261,13 @@ class SyftServer:
         from syft.service.response import SyftError
 
         return isinstance(result, SyftError)
+
+    def without_schema(self, result: Any) -> Any:
+        """The data sets' cards of a successful result, cut before the schema that closes each."""
+        if not self.is_error(result):
+            for dataset in self.value(result):
+                dataset.description.text = dataset.description.text.partition(SCHEMA)[0]
+        return result
 
     @staticmethod
     def value(result: Any) -> Any:

@@ -19,7 +19,6 @@ from fedrec.config import SchemaConfig
 from fedrec.config.secret import PASSWORDS, wipe
 from fedrec.errors import FedrecError, WrongInput
 from fedrec.institution import endpoint, logs, versions, walls
-from fedrec.institution.decisions import Decisions
 from fedrec.institution.gate import PATHS
 from fedrec.institution.head import head_of
 from fedrec.institution.intake import take_in_folder
@@ -52,8 +51,11 @@ def serve(
     os.environ.update(ONE_THREAD)  # before numpy computes anything
     wipe(*PASSWORDS)
     os.umask(0o077)
-    (folder / "state").mkdir(mode=0o700, exist_ok=True)
-    (folder / "state").chmod(0o700)
+    try:
+        (folder / "state").mkdir(mode=0o700, exist_ok=True)
+        (folder / "state").chmod(0o700)
+    except OSError as error:
+        raise WrongInput(f"state: the site cannot write there ({error.strerror}); see fedrec site check") from None
     with _only_one(folder / "state" / "lock"), _said(folder / "state", log_level):
         take_in_folder(folder)
         site = Site.open(folder)
@@ -111,7 +113,7 @@ def _run(
     import uvicorn
 
     from fedrec.institution import app, selfattack
-    from fedrec.institution.pysyft import SyftServer
+    from fedrec.institution.pysyft import SCHEMA, SyftServer
 
     state = site.state
     known_owner = any(account.email == site.config.owner for account in site.ledger.accounts())
@@ -125,7 +127,7 @@ def _run(
     server.ensure_endpoint()
     schema = SchemaConfig.load(site.folder / "schema.toml")
     card = (
-        f"{(site.folder / 'DATASHEET.md').read_text()}\n\n## Schema\n\n```toml\n"
+        f"{(site.folder / 'DATASHEET.md').read_text()}{SCHEMA}```toml\n"
         f"{(site.folder / 'schema.toml').read_text()}```\n\ndata version {site.store.version}\n"
     )
     handle = {
@@ -162,11 +164,13 @@ def _run(
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=site.config.tls.behind_proxy,  # then the address of a caller is what the proxy says
+        forwarded_allow_ips="*",
         timeout_graceful_shutdown=5,
     )
     try:
         asyncio.run(
-            _serve(uvicorn.Server(config), listening, _Commands(site, server, facts, jobs), state, lambda: ready(facts))
+            _serve(uvicorn.Server(config), listening, _Commands(site, server, facts), state, lambda: ready(facts))
         )
     finally:
         jobs.close()
@@ -196,9 +200,8 @@ async def _serve(
 class _Commands:
     """The control socket's commands: one JSON line in, one out."""
 
-    def __init__(self, site: Site, server: Any, facts: Mapping[str, Any], jobs: Jobs) -> None:
+    def __init__(self, site: Site, server: Any, facts: Mapping[str, Any]) -> None:
         self._site, self._server, self._facts = site, server, facts
-        self._decisions = Decisions(site, jobs)
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -246,10 +249,6 @@ class _Commands:
                     if not ledger.disable_account(email):
                         raise WrongInput("there is no such account")
                 return {"email": email, "enabled": False}
-            case {"op": "pause", "reason": str(reason)}:
-                return {"paused": True, "still_running": self._decisions.pause("site", "operator", reason)}
-            case {"op": "resume"}:
-                return {"paused": False, "again": self._decisions.resume("site", "operator")}
             case {"op": "models.use", "version": str(version)}:
                 return self._model("models.use", lambda models: models.use(version))
             case {"op": "models.rollback"}:

@@ -152,7 +152,7 @@ class Datasites:
         import pandas as pd
 
         def one(site: SyftSite) -> dict[str, str]:
-            return dict(json.loads(self._own_call(site, "GET", "/fedrec/v1/environment", "")))
+            return dict(json.loads(site.own("GET", "/fedrec/v1/environment")))
 
         found = zip(self._sites, self._pool.map(one, self._sites.values()), strict=True)
         return pd.DataFrame([{"site": name, **versions} for name, versions in found])
@@ -289,7 +289,7 @@ class Datasites:
             facts, key=self._keys[name], site=name, request=request, plan=task.plan.fingerprint,
             **{key: message[key] for key in ("run", "round", "kind", "protocol", "base", "nonce")},
         )  # fmt: skip
-        data = self._own_call(site, "GET", f"/fedrec/v1/blobs/{facts['sha256']}", request)
+        data = site.own("GET", f"/fedrec/v1/blobs/{facts['sha256']}", request=request)
         if sha256(data) != facts["sha256"]:
             raise Refused("update.sha256", "the update is not the one its passport names", "Resume the run")
         tensors = decode(data)
@@ -305,18 +305,12 @@ class Datasites:
             raise reply.refusal()
 
     def _job(self, site: SyftSite, request: str, key: str) -> dict[str, Any]:
-        return dict(json.loads(self._own_call(site, "GET", f"/fedrec/v1/jobs/{key}?wait=25", request)))
+        return dict(json.loads(site.own("GET", f"/fedrec/v1/jobs/{key}?wait=25", request=request)))
 
     def _own(self, name: str) -> dict[str, dict[str, Any]]:
         """This account's requests at one site, by the plan's fingerprint."""
-        found = json.loads(self._own_call(self._sites[name], "GET", "/fedrec/v1/requests", ""))
+        found = json.loads(self._sites[name].own("GET", "/fedrec/v1/requests"))
         return {row["fingerprint"]: row for row in found["requests"]}
-
-    def _own_call(self, site: SyftSite, method: str, target: str, request: str) -> bytes:
-        reply = site.line.call(method, target, b"", signing.headers(site.key, method, target, site.uid, permit=request))
-        if reply.status != 200:
-            raise reply.refusal()
-        return reply.body
 
 
 def check_shapes(tensors: dict[str, Any], leaves: Any, n_items: int) -> None:

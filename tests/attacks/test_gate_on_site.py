@@ -6,7 +6,6 @@ import json
 import secrets
 
 import pytest
-from memory import forget_peak, peak_mb
 from nacl.signing import SigningKey
 from real_sites import (
     ADA_PASSWORD,
@@ -123,23 +122,6 @@ def test_a_call_sent_twice_is_executed_once(defence, arena):
         if defence
         else "DictTuple"
     )
-
-
-@BOTH
-def test_random_bytes_of_twenty_megabytes_cost_a_site_little(defence, arena):
-    here = arena(defence, "size")
-    pid, noise = here.site.facts["pid"], secrets.token_bytes(20 * 10**6)
-    assert http_call(here.url, "GET", "/api/v2/metadata")[0] == 200
-    forget_peak(pid)
-    before = peak_mb(pid)
-    status, body = http_call(here.url, "POST", "/api/v2/api_call", noise)
-    grown = peak_mb(pid) - before
-    if defence:
-        assert (status, json.loads(body)["code"]) == (413, "gate.size")
-        assert grown < 10
-    else:
-        assert grown >= 20
-    assert http_call(here.url, "GET", "/api/v2/metadata")[0] == 200
 
 
 @BOTH

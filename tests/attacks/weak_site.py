@@ -7,6 +7,7 @@ Everything else is `fedrec site serve`. Each class leaves out one check of the c
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -15,9 +16,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from fedrec.institution import app, gate, ledger, pysyft, serve, site
+from fedrec.institution import app, calls, gate, jobs, ledger, pysyft, serve, site
 from fedrec.institution.blobs import Blobs
 from fedrec.institution.decisions import Decisions
+from fedrec.institution.envelope import open_envelope, read_call
+from fedrec.institution.guard import Guard
 from fedrec.institution.ledger import Account
 from fedrec.institution.permit import reservable
 
@@ -33,10 +36,13 @@ def off(defence: str) -> bool:
 
 
 class WeakPaths(dict[str, frozenset[str]]):
-    """The role table; without `role` everybody may call everything."""
+    """The tables of roles; without `role` everybody may call everything."""
 
     def __getitem__(self, role: str) -> Any:
         return Everything() if off("role") else super().__getitem__(role)
+
+    def get(self, what: str, default: Any = None) -> Any:
+        return Everything() if off("role") else super().get(what, default)
 
 
 class Everything:
@@ -59,9 +65,34 @@ class WeakGate(gate.Gate):
     def cookie_is_of(self, cookie: str, key: str) -> bool:
         return off("cookie") or super().cookie_is_of(cookie, key)
 
-    def login_allowed(self, email: str) -> None:
+    def login_allowed(self, email: str, address: str) -> None:
         if not off("rate"):
-            super().login_allowed(email)
+            super().login_allowed(email, address)
+
+    def call_allowed(self, key: str) -> None:
+        if not off("rate"):
+            super().call_allowed(key)
+
+    def stranger(self, address: str, size: int = 0) -> None:
+        if not off("rate"):
+            super().stranger(address, size)
+
+    def place(self, key: str) -> Any:
+        return contextlib.nullcontext() if off("rate") else super().place(key)
+
+    def largest(self, address: str) -> int:
+        return 10**9 if off("size") else super().largest(address)
+
+    def admit(self, body: bytes, note: Any = lambda *_: None) -> Any:
+        """Without `elsewhere`, a call for another site is taken as one for this."""
+        if not off("elsewhere"):
+            return super().admit(body, note)
+        envelope = open_envelope(body)
+        envelope.check_signature()
+        account, call = self._account_of(envelope.key), read_call(envelope.message)
+        assert account is not None
+        note(account, call.path)
+        return account, call
 
 
 class WeakServer(pysyft.SyftServer):
@@ -81,16 +112,18 @@ class WeakDecisions(Decisions):
         super().approve(dataclasses.replace(by, email="else@x", key="00" * 32) if off("self") else by, *given)
 
 
-class WeakCalls(app.Calls):
-    """Without `results`, a result is read without its permit; without `permit`, a blob is; and so on."""
-
-    async def api_call(self, request: Any) -> Any:
-        if not off("size"):
-            return await super().api_call(request)
-        return app.Response(await app.run_in_threadpool(self._api_call, await request.body()))
+class WeakSyftCalls(calls.SyftCalls):
+    """Without `results`, a result is read without its permit; without `threads`, owners wait for scientists' calls."""
 
     def _get(self, *given: Any) -> Any:
         return self._server.run(given[-1]) if off("results") else super()._get(*given)
+
+    def _thread(self, account: Account) -> Any:
+        return self._threads[False] if off("threads") else super()._thread(account)
+
+
+class WeakCalls(app.Calls):
+    """Without `permit`, a blob is given without one; and so on."""
 
     def _signed(self, request: Any, body: str) -> tuple[str, str]:
         if off("signature"):
@@ -124,6 +157,14 @@ class WeakBlobs(Blobs):
         return target.write_bytes(b"".join([part async for part in parts]))
 
 
+class WeakGuard(Guard):
+    """Without `guard`, everything may leave."""
+
+    def check(self, *given: Any) -> None:
+        if not off("guard"):
+            super().check(*given)
+
+
 def weak_reservable(*given: Any) -> None:
     """Without `rounds`, a permit has room for everything."""
     if not off("rounds"):
@@ -136,8 +177,11 @@ def _ready(facts: Any) -> None:
 
 
 if __name__ == "__main__":
-    gate.PATHS = app.PATHS = WeakPaths(gate.PATHS)  # type: ignore[attr-defined]
+    gate.PATHS = calls.PATHS = WeakPaths(gate.PATHS)  # type: ignore[attr-defined]
+    app.OWN = WeakPaths(gate.OWN)  # type: ignore[attr-defined]
     app.Gate, app.Calls, app.Decisions = WeakGate, WeakCalls, WeakDecisions  # type: ignore[misc, attr-defined]
+    app.SyftCalls = WeakSyftCalls  # type: ignore[misc, attr-defined]
     pysyft.SyftServer, site.Blobs = WeakServer, WeakBlobs  # type: ignore[misc, attr-defined]
+    jobs.Guard = WeakGuard  # type: ignore[misc, attr-defined]
     ledger.reservable = weak_reservable  # type: ignore[attr-defined]
     serve.serve(FOLDER, os.environ.pop("FEDREC_OWNER_PASSWORD"), _ready)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from small_site import make_site
+from starlette.responses import Response
 from starlette.routing import Route
 
 from fedrec.cli import main as command_line
@@ -66,7 +67,7 @@ def _registration() -> list[tuple[Any, str, Any]]:
 
 
 async def parts_taken(_: Any) -> Any:
-    return app.Response(b"registered")
+    return Response(b"registered")
 
 
 def _kept() -> list[tuple[Any, str, Any]]:
@@ -78,7 +79,7 @@ def _kept() -> list[tuple[Any, str, Any]]:
 HOLES: dict[str, Callable[[], list[tuple[Any, str, Any]]]] = {
     "guest-submit": _guests,
     "replay": lambda: [(ledger.Ledger, "first_time", lambda *_: True)],
-    "oversized-call": lambda: [(app, "MAX_CALL", 10**9)],
+    "oversized-call": lambda: [(gate.Gate, "largest", lambda *_: 10**9)],
     "admin-registration": _registration,
     "hidden-code": _kept,
     "over-limit": lambda: [(ledger, "reservable", lambda *_: None)],

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import platform
 
 import numpy
 import pytest
+from asking import ask
 from small_site import KEY, OWNER, SCIENTIST
 
 import fedrec
@@ -18,22 +18,8 @@ ROUTE = "/fedrec/v1/environment"
 
 
 def get(application, headers):
-    """One GET in this process: status and JSON."""
-    sent = []
-
-    async def receive():
-        return {"type": "http.request", "body": b"", "more_body": False}
-
-    async def send(message):
-        sent.append(message)
-
-    scope = {
-        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "GET", "scheme": "http",
-        "path": ROUTE, "raw_path": ROUTE.encode(), "query_string": b"", "root_path": "", "client": None, "server": None,
-        "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
-    }  # fmt: skip
-    asyncio.run(application(scope, receive, send))
-    return sent[0]["status"], json.loads(sent[1]["body"])
+    status, body = ask(application, "GET", ROUTE, headers)
+    return status, json.loads(body)
 
 
 @pytest.fixture

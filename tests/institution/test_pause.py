@@ -6,13 +6,12 @@ import asyncio
 import time
 
 import pytest
-from small_site import OWNER, START, VECTOR, Idle, approved, ended, events, own, recipe, sent, submitted, task, train
+from small_site import OWNER, VECTOR, Idle, approved, ended, events, own, recipe, sent, submitted, task, train
 
 from fedrec.errors import Refused
 from fedrec.institution.decisions import Decisions
 from fedrec.institution.jobs import Jobs
 from fedrec.institution.ledger import Ledger
-from fedrec.institution.serve import _Commands
 from fedrec.institution.site import Site
 
 SLOW = "import time\ntime.sleep(1)"
@@ -88,18 +87,6 @@ def test_a_pause_outlives_the_process_and_the_jobs_of_a_paused_site_wait(site, j
     assert again.ledger.used(row.id) == {"train": 1}
     second.close()
     again.close()
-
-
-def test_the_operator_at_the_machine_pauses_and_resumes(site, jobs):
-    row, commands = approved(site, recipe("popularity")), _Commands(site, None, {}, jobs)
-    assert commands._do({"op": "pause", "reason": "storm"}) == {"paused": True, "still_running": 0}
-    assert commands._do({"op": "pause", "reason": "still"}) == {"paused": True, "still_running": 0}
-    assert commands._do({"op": "status"}) == {"paused": True}
-    assert code_of(jobs.start, row.key, row.fingerprint, task(sent(site, row, START))) == "permit.paused"
-    assert commands._do({"op": "resume"}) == {"paused": False, "again": 0}
-    with pytest.raises(Refused, match=r"permit\.running"):
-        commands._do({"op": "resume"})
-    assert train(site, jobs, row)["status"] == "done"
 
 
 def test_deny_and_revoke_work_in_a_pause_and_a_revoked_job_does_not_come_back(site, jobs):
