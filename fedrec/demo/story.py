@@ -80,11 +80,12 @@ class Story:
                 sites.__enter__()
             try:
                 imports.join()
-                return self._with(sites, data)
+                return self.on_sites(sites, data)
             finally:
                 sites.stop()
 
-    def _with(self, sites: Sites, data: DataSource) -> dict[str, Any]:
+    def on_sites(self, sites: Sites, data: DataSource) -> dict[str, Any]:
+        """Everything from the accounts to the table, on sites that run; returns the report."""
         for site in sites.all.values():
             facts = site.facts or {}
             self.say(f"  {site.name:14} {site.url}  pid {facts['pid']}  jail level {facts['jail_level']}")

@@ -8,7 +8,9 @@ Stage 1 of the gate is this table: a route that is not here does not exist (PySy
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
+import sqlite3
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -22,7 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fedrec.errors import Refused
 from fedrec.exchange import signing
-from fedrec.exchange.wire import canonical, sha256
+from fedrec.exchange.wire import canonical
 from fedrec.institution.audit import read
 from fedrec.institution.calls import BYTES, SyftCalls, Turned, body_of, refused
 from fedrec.institution.decisions import Decisions
@@ -32,11 +34,13 @@ from fedrec.institution.ledger import Account
 from fedrec.institution.pysyft import SyftServer
 from fedrec.institution.review import summary
 from fedrec.institution.site import Site
+from fedrec.institution.trouble import refusal_of
 from fedrec.institution.walls import environment
 from fedrec.institution.witness import MAX_BODY, Witness
 
 _HEX64 = re.compile(r"[0-9a-f]{64}")
 MAX_WAIT_S = 25.0
+_log = logging.getLogger("fedrec.site")
 PAGE = 10**6  # bytes of events in one answer
 
 
@@ -101,7 +105,7 @@ class Calls:
         """The other institutions' checkpoints to keep, for this site's own."""
         try:
             body = await body_of(request, MAX_BODY)
-            self._signed(request, sha256(body))
+            self._signed(request, hashlib.sha256(body).hexdigest())
             answer = await run_in_threadpool(self._witness.exchange, request.state.account, body)
         except Refused as refusal:
             return self._refuse(request, refusal)
@@ -257,7 +261,15 @@ def build(site: Site, server: SyftServer, jobs: Jobs) -> Starlette:
             Route("/fedrec/v1/audit", calls.audit, methods=["GET"]),
         ],
         middleware=[Middleware(HangUp)],
+        exception_handlers=dict.fromkeys((Refused, OSError, sqlite3.OperationalError, Exception), _trouble),
     )
+
+
+async def _trouble(request: Request, error: Exception) -> Response:
+    """What goes wrong outside a handler's own rules leaves as a code too."""
+    if not isinstance(error, Refused):
+        _log.error("%s %s", request.method, request.url.path.split("/")[3:4], exc_info=error)
+    return refused(refusal_of(error), 503)
 
 
 def _what(request: Request) -> str:

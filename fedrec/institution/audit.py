@@ -210,7 +210,8 @@ class AuditLog:
     def _compose(self, entry: _Entry, state: Checker) -> None:
         numbers = list[int]()
         for given in entry.bodies:
-            if given is not _CHECKPOINT and state.seq - state.checkpoint == GAP:
+            due = state.checkpoint < 0 or state.started or state.seq - state.checkpoint == GAP
+            if due and given is not _CHECKPOINT:
                 entry.lines.append(self._line(_CHECKPOINT, state))
             of = given["of"]
             if of is None and given["outcome"] != "intent" and given["act"] not in SINGLE:  # the intent came with it

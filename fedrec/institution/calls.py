@@ -26,6 +26,7 @@ from fedrec.institution.jobs import Jobs
 from fedrec.institution.ledger import Account
 from fedrec.institution.pysyft import SyftServer
 from fedrec.institution.site import Site
+from fedrec.institution.trouble import refusal_of
 
 BYTES = "application/octet-stream"
 COOKIE = "fedrec"
@@ -144,9 +145,9 @@ class SyftCalls:
             return self._server.seal(self._dispatch(account, call.path, self._server.open(body, call, account)))
         except Refused:
             raise
-        except Exception:
+        except Exception as error:
             _log.exception("a call of %s", call.path)
-            return self._server.refusal(site_error())
+            return self._server.refusal(refusal_of(error))
 
     def _dispatch(self, account: Account, path: str, signed: Any) -> Any:
         """What fedrec does around the calls that matter; everything else goes straight to PySyft."""
@@ -248,8 +249,3 @@ async def body_of(request: Request, limit: int) -> bytes:
 def refused(refusal: Refused, status: int = 403) -> JSONResponse:
     """A refusal as JSON; 413 and 429 where HTTP has a word for it."""
     return JSONResponse(refusal.answer(), status_code=_STATUS.get(refusal.code, status))
-
-
-def site_error() -> Refused:
-    """What the outside hears of an error of the site's own."""
-    return Refused("site.error", "the site had an error of its own", "Ask the data owner to read the log")

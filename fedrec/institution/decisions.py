@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 from fedrec.errors import Refused
@@ -89,7 +88,7 @@ class Decisions:
             consortium=site.consortium.hash,
             approver=by.email,
             approver_key=by.key,
-            now=datetime.now(UTC),
+            now=site.clock(),
             limits=limits,
             caps={
                 "train": site.config.limits.train,

@@ -12,6 +12,7 @@ from typing import Any
 
 from fedrec.errors import Refused
 from fedrec.exchange.plan import fingerprint
+from fedrec.institution.trouble import refusal_of
 
 PATH = "fedrec.round"
 Handler = Callable[[str, str, object], Mapping[str, Any]]
@@ -32,11 +33,9 @@ def call(key: object, plan: object, task: object) -> dict[str, Any]:
         return dict(_handler[0](str(key), fingerprint(str(plan)), task))
     except Refused as refusal:
         return dict(refusal.answer())
-    except Exception:
+    except Exception as error:
         _log.exception("a task ended with an exception")
-        return dict(
-            Refused("site.error", "the site had an error of its own", "Ask the data owner to read the log").answer()
-        )
+        return dict(refusal_of(error).answer())
 
 
 def closed() -> dict[str, Any]:

@@ -14,10 +14,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import fedrec
 from fedrec.errors import DataError, Refused
 from fedrec.exchange.passport import sign
 from fedrec.exchange.plan import PlanText
+from fedrec.institution import audit
 from fedrec.institution.jail import Report
 from fedrec.institution.ledger import RequestRow
 from fedrec.institution.limits import check_limits
@@ -26,7 +26,18 @@ from fedrec.institution.permit import Task, check
 from fedrec.institution.published import Published
 from fedrec.institution.site import Site
 from fedrec.institution.store import Store
-from fedrec.institution.task_files import Runner, base_of, ids_of, keep_base, log_of, run_in_jail, state_path, uid_of
+from fedrec.institution.task_files import (
+    Runner,
+    base_of,
+    facts_of,
+    ids_of,
+    keep_base,
+    log_of,
+    run_in_jail,
+    state_path,
+    uid_of,
+)
+from fedrec.institution.trouble import PASSING, check_room, refusal_of
 
 ANSWER_S = 0.6  # how long a call waits for a job that may be quick; PySyft's call must end within a second
 PARALLEL = 2  # jobs at the same time
@@ -42,6 +53,8 @@ class Jobs:
         self._pool = ThreadPoolExecutor(PARALLEL, thread_name_prefix="job")
         self._active: dict[str, Future[None]] = {}
         self._intents: dict[str, int] = {}  # by job: the number of the event that its outcome answers
+        self._troubled: dict[str, Refused] = {}  # jobs that wait for the machine's trouble to end and to be sent again
+        self._said: dict[str, str] = {}  # outcomes in the audit log of jobs that the ledger still has as running
         self._lock = threading.Lock()
 
     def start(self, key: str, fingerprint: str, raw: object) -> dict[str, Any]:
@@ -67,6 +80,7 @@ class Jobs:
             intent = self._event(row, task, "intent")
             try:
                 base_of(self._site, row, task)
+                check_room(site.state, 2 * site.config.limits.megabytes)
                 check_limits(PlanText.parse(row.plan), site.config)
                 with self._lock:  # who reserves it, his intent is the one that the job's outcome answers
                     known = site.ledger.reserve(job, row.id, task, site.now(), site.keys.public)
@@ -76,24 +90,28 @@ class Jobs:
                 code = error.code if isinstance(error, Refused) else f"error {type(error).__name__}"
                 self._event(row, task, code, of=intent)
                 raise
-            if known is None:
-                self._forget_round(row, task)
-            else:  # another thread was faster; its intent has its own outcome
+            if known is not None:  # another thread was faster; its intent has its own outcome
                 self._event(row, task, "repeated", of=intent)
         return self._resume(job, row, task)
 
-    def _event(self, row: RequestRow, task: Task, outcome: str, of: int | None = None, **detail: Any) -> int:
-        return self._site.audit.event(
-            row.scientist, "scientist", task.kind, row.fingerprint, outcome=outcome, of=of, **ids_of(row, task),
-            detail={"protocol": task.protocol, "base": task.base, **detail},
-        )  # fmt: skip
+    def _event(
+        self,
+        row: RequestRow,
+        task: Task,
+        outcome: str,
+        detail: Mapping[str, str | int | bool] = {},
+        of: int | None = None,
+    ) -> int:
+        about = {"protocol": task.protocol, "base": task.base}
+        who, ids = (row.scientist, "scientist", task.kind, row.fingerprint), ids_of(row, task)
+        return self._site.audit.event(*who, outcome=outcome, detail={**about, **detail}, of=of, **ids)
 
     def _resume(self, job: str, row: RequestRow, task: Task) -> dict[str, Any]:
         self._site.ledger.check_pause()
         with self._lock:
             known = self._site.ledger.job(job)
             if known is not None and known.status == "running" and job not in self._active:
-                self._active[job] = self._pool.submit(self._run, job, row, task)
+                self._submit(job, row, task)
             running = self._active.get(job)
         if running is not None:
             try:
@@ -112,6 +130,8 @@ class Jobs:
         if known is None:
             raise Refused("job.missing", "there is no such job", "Start it with a call of the approved function")
         self.permit_of(known.request)
+        if known.status == "running" and (trouble := self._troubled.get(job)) is not None:
+            return {**trouble.answer(), "key": job}
         if known.status == "running":
             return {"status": "running", "key": job}
         return {**(known.answer or {}), "key": job}
@@ -170,11 +190,11 @@ class Jobs:
             for job in jobs:
                 row = self._site.ledger.request(job.request)
                 if row is not None:
-                    self._active[job.key] = self._pool.submit(self._run, job.key, row, job.task)
+                    self._submit(job.key, row, job.task)
         return len(jobs)
 
     def recover(self) -> int:
-        """After a restart: start again what was running; deterministic, reserved once, answered once."""
+        """After a restart: start again what was running; deterministic, reserved once, answered once, logged once."""
         for ended in self._site.ledger.requests():
             permit = ended.signed_permit
             if permit is not None and permit["consortium"] != self._site.consortium.hash:
@@ -184,6 +204,11 @@ class Jobs:
                 permit = None
             if permit is None:
                 self._site.blobs.drop_request(ended.id)
+        shutil.rmtree(self._site.state / "jobs", ignore_errors=True)
+        if running := {job.key for job in self._site.ledger.running()}:
+            for event in audit.read(self._site.audit.folder):
+                if (job := event["detail"].get("job")) in running:
+                    self._said[job] = _said(event["outcome"], event["detail"])
         return self.go_on()
 
     def close(self) -> None:
@@ -192,37 +217,58 @@ class Jobs:
             self._jail.kill(job.key)
         self._pool.shutdown(wait=True, cancel_futures=True)
 
+    def _submit(self, job: str, row: RequestRow, task: Task) -> None:
+        """Give a job to the pool; the caller holds the lock."""
+        self._troubled.pop(job, None)
+        self._active[job] = self._pool.submit(self._run, job, row, task)
+
     # one job, in a thread of the pool
 
     def _run(self, job: str, row: RequestRow, task: Task) -> None:
+        trouble = None
         try:
             self._to_its_end(job, row, task)
+        except Refused as refusal:
+            trouble = refusal
         finally:  # also when the outcome cannot be written: then the same task, sent again, runs again
             with self._lock:
                 self._active.pop(job, None)
+                if trouble is not None:
+                    self._troubled[job] = trouble
 
     def _to_its_end(self, job: str, row: RequestRow, task: Task) -> None:
+        """Do a job and write down how it ended, each once.
+
+        Raises:
+            Refused: trouble of the machine; the job has not ended.
+        """
         site = self._site
-        detail: dict[str, str | int | bool] = {}
-        if job not in self._intents:  # the site was started again: the start says so of the first intent
-            self._intents[job] = self._event(row, task, "intent", again=True)
+        detail: dict[str, str | int | bool] = {"job": job}
+        if job not in self._intents and job not in self._said:  # the site was started again
+            self._intents[job] = self._event(row, task, "intent", {"again": True})
         try:
             answer = self._perform(job, row, task, detail)
             self._live(row.id)  # a pause keeps what is done inside: no answer and no byte leaves before its end
             status = "done"
-        except Refused as refusal:
+        except Exception as error:
+            if not isinstance(error, Refused):
+                _log.exception("job %s", job)
+            refusal = refusal_of(error)
+            if "sha256" in detail:
+                site.blobs.drop("out", row.id, str(detail["sha256"]))
+            if refusal.code in PASSING:
+                raise refusal from None
             answer, status = refusal.answer(), "refused"
-        except Exception:
-            _log.exception("job %s", job)
-            ours = Refused("site.error", "the site had an error of its own", "Ask the data owner to read the log")
-            answer, status = ours.answer(), "refused"
-        if status == "refused" and "sha256" in detail:
-            site.blobs.drop("out", row.id, str(detail["sha256"]))
         if not (status == "refused" and answer["code"] in ("jail.stopped", "permit.paused") and self._may_go_on(row)):
             outcome = "done" if status == "done" else answer["code"]
-            self._event(row, task, outcome, of=self._intents[job], **detail)
-            del self._intents[job]
+            if self._said.get(job) != _said(outcome, detail):  # else a crash came between the log and the ledger
+                self._event(row, task, outcome, detail, of=self._intents.get(job))
+                self._said[job] = _said(outcome, detail)
+                self._intents.pop(job, None)
             site.ledger.finish(job, status, answer, site.now())
+            self._said.pop(job, None)
+            if task.kind != "train" and status == "done":  # not before: a job that a crash repeats needs its model
+                site.blobs.drop("in", row.id, task.base)
 
     def _may_go_on(self, row: RequestRow) -> bool:
         """Whether a stopped job was stopped by the site's own end or a pause, so that it is repeated after it."""
@@ -232,6 +278,7 @@ class Jobs:
     def _perform(self, job: str, row: RequestRow, task: Task, detail: dict[str, Any]) -> dict[str, Any]:
         site = self._site
         permit = self.permit_of(row.id)
+        self._forget_round(row, task)
         plan = PlanText.parse(row.plan)
         try:
             store = Store.open(site.state, permit["data_version"])
@@ -241,9 +288,14 @@ class Jobs:
             ) from None
         folder = site.state / "jobs" / job
         shutil.rmtree(folder, ignore_errors=True)
+        check_room(site.state, site.config.limits.megabytes)
         folder.mkdir(mode=0o700, parents=True)
         try:
-            report = run_in_jail(site, self._jail, job, row, task, store, folder)
+            try:
+                report = run_in_jail(site, self._jail, job, row, task, store, folder)
+            except Refused:
+                check_room(site.state, site.config.limits.megabytes)  # else a full disk would pass for the plan's error
+                raise
             detail.update(jail_level=self._jail.level, pid=report.pid, uid=uid_of(report.body.get("uid")))
             detail.update(ms=int(1000 * report.seconds), data_version=store.version)
             if task.kind == "train":
@@ -262,7 +314,6 @@ class Jobs:
                     permit["id"],
                     site.now(),
                 )
-            site.blobs.drop("in", row.id, task.base)
             return {"status": "done", "numbers": numbers}
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -288,31 +339,15 @@ class Jobs:
         update = update_of(plan, site.config.limits, store, task.protocol, folder / "update", report.body)
         if update.thin_items is not None:
             detail["thin_items"] = update.thin_items
-        name = update.sha256
+        name, size = update.sha256, len(update.data)
         (folder / "update").write_bytes(update.data)
-        facts = {
-            "site": site.config.name,
-            "run": task.run,
-            "round": task.round,
-            "kind": task.kind,
-            "protocol": task.protocol,
-            "base": task.base,
-            "nonce": task.nonce,
-            "request": row.id,
-            "permit": permit["id"],
-            "plan": row.fingerprint,
-            "data_version": permit["data_version"],
-            "sha256": name,
-            "bytes": len(update.data),
-            "rows": update.rows,
-            "users": update.users,
-            "fedrec": fedrec.__version__,
-        }
+        counts = {"sha256": name, "bytes": size, "rows": update.rows, "users": update.users}
+        facts = facts_of(site, row, task, permit) | counts
         state = state_path(site, row, task)
         state.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.replace(folder / "state", state)
         keep_base(site, row, task)
-        detail.update(sha256=name, bytes=len(update.data), rows=update.rows, users=update.users, guard="passed")
+        detail.update(**counts, guard="passed")
         site.blobs.release(row.id, folder / "update", name)
         return {"status": "done", "passport": sign(facts, site.keys.site)}
 
@@ -325,3 +360,8 @@ class Jobs:
                 if job.task.base != task.base:
                     self._site.blobs.drop("in", row.id, job.task.base)
         state_path(self._site, row, task, task.round - 2).unlink(missing_ok=True)
+
+
+def _said(outcome: str, detail: Mapping[str, Any]) -> str:
+    """What an outcome in the log says, so that it is not said twice."""
+    return f"{outcome} {detail.get('sha256', '')}"

@@ -1,6 +1,8 @@
 """The site's ledger: accounts, requests, permits, jobs and executed calls in one SQLite file.
 
 Every method is one transaction; what it has returned survives a crash (WAL, synchronous=FULL but for `first_time`).
+What cannot be written (a full disk, a lock that another process holds) is refused as `ledger.write`, with nothing
+half done.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ CREATE TABLE IF NOT EXISTS results (id TEXT PRIMARY KEY, request TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS pause (one INTEGER PRIMARY KEY CHECK (one = 1), reason TEXT NOT NULL, at TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS results_of_request ON results (request);
 """
+WAIT_S = 5.0  # how long a write waits for another process's lock
 RESULTS = 8  # PySyft results of one request that can still be read; one account has at most 4 calls at once
 _JOB = "key, request, kind, run, round, protocol, base, nonce, status, answer"
 
@@ -85,34 +88,47 @@ class JobRow:
 
 
 class Ledger:
-    """Opens (and if needed makes) the ledger at `path`; one object per process, safe across threads."""
+    """Opens (and if needed makes) the ledger at `path`; one object per process, safe across threads.
+
+    Reads have a connection of their own: they go on while a write waits.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._lock = threading.RLock()
-        self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=30)
+        self._lock, self._reading = threading.RLock(), threading.Lock()
+        self._writer = 0  # the thread inside a transaction: it reads what it has just written
+        self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=WAIT_S)
         path.chmod(0o600)
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")
         self._db.executescript(_TABLES)
+        self._reader = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=WAIT_S)
 
     def close(self) -> None:
         """Close the file; nothing is pending."""
+        self._reader.close()
         self._db.close()
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._lock:
-            self._db.execute("BEGIN IMMEDIATE")
+            self._writer = threading.get_ident()
             try:
+                self._db.execute("BEGIN IMMEDIATE")
                 yield self._db
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
+                self._db.execute("COMMIT")
+            except sqlite3.OperationalError as error:
+                reason = f"the site's ledger cannot be written ({error})"
+                raise Refused("ledger.write", reason, "Send it again; if it goes on, tell the data owner") from None
+            finally:
+                self._writer = 0
+                if self._db.in_transaction:  # SQLite ends it by itself after some errors
+                    self._db.execute("ROLLBACK")
 
     def _rows(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
-        with self._lock:
+        if self._writer == threading.get_ident():
             return self._db.execute(sql, values).fetchall()
+        with self._reading:
+            return self._reader.execute(sql, values).fetchall()
 
     # accounts
 

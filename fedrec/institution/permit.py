@@ -163,7 +163,7 @@ def check(
         site_key: the site's own public key, hex.
 
     Raises:
-        Refused: `permit.` missing, denied, revoked, signature, fingerprint, version, expired or hours.
+        Refused: `permit.` missing, denied, revoked, signature, fingerprint, version, early, expired or hours.
     """
     because = f": {reason}" if reason else ""
     if decision == "denied":
@@ -184,7 +184,10 @@ def check(
         raise Refused(
             "permit.version", f"the permit is for fedrec {permit['fedrec']}", "Ask the owner to approve again"
         )
-    if not permit["not_before"] <= now < permit["not_after"]:
+    if now < permit["not_before"]:
+        reason = f"the permit begins on {permit['not_before']}, and the site's clock says {now}"
+        raise Refused("permit.early", reason, "Ask the data owner to look at the site's clock")
+    if now >= permit["not_after"]:
         raise Refused("permit.expired", f"the permit ended on {permit['not_after']}", "Ask the owner to approve again")
     first, last = _hours(permit["hours"])
     if not first <= int(now[11:13]) < last:

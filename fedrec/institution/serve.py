@@ -51,8 +51,11 @@ def serve(
     os.environ.update(ONE_THREAD)  # before numpy computes anything
     wipe(*PASSWORDS)
     os.umask(0o077)
-    (folder / "state").mkdir(mode=0o700, exist_ok=True)
-    (folder / "state").chmod(0o700)
+    try:
+        (folder / "state").mkdir(mode=0o700, exist_ok=True)
+        (folder / "state").chmod(0o700)
+    except OSError as error:
+        raise WrongInput(f"state: the site cannot write there ({error.strerror}); see fedrec site check") from None
     with _only_one(folder / "state" / "lock"), _said(folder / "state", log_level):
         take_in_folder(folder)
         site = Site.open(folder)

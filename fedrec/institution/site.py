@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -78,6 +79,7 @@ class Site:
     ledger: Ledger
     audit: AuditLog
     blobs: Blobs
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
 
     @property
     def state(self) -> Path:
@@ -107,7 +109,7 @@ class Site:
 
     def now(self) -> str:
         """The site's clock; RFC 3339 with Z, whole seconds."""
-        return stamp(datetime.now(UTC))
+        return stamp(self.clock())
 
     def close(self) -> None:
         """Close the files."""

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from fedrec.core.interactions import Interactions
 from fedrec.errors import DataError
+from fedrec.institution.trouble import PASSING, refusal_of
 
 _TYPES = {"user": pa.int32(), "item": pa.int32(), "rating": pa.float32(), "time": pa.int64()}
 _DTYPES = {pa.int32(): np.int32, pa.float32(): np.float32, pa.int64(): np.int64}
@@ -127,6 +128,8 @@ def _open(source: Path | pa.Buffer) -> tuple[list[pa.Array], _Head]:
         meta = reader.schema.metadata
         head = _Head(int(meta[b"n_users"]), int(meta[b"n_items"]), meta[b"version"].decode())
     except (OSError, ValueError, IndexError, KeyError, TypeError) as error:
+        if refusal_of(error).code in PASSING:  # not the file's fault
+            raise
         raise DataError(f"the stored rows cannot be read ({type(error).__name__})") from None
     fields = [(field.name, field.type) for field in reader.schema]
     expected = list(_TYPES.items())

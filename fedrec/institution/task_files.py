@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
+import fedrec
 from fedrec.errors import Refused
 from fedrec.institution.jail import JailLimits, Report
 from fedrec.institution.ledger import RequestRow
@@ -87,6 +88,24 @@ def ids_of(row: RequestRow, task: Task) -> dict[str, Any]:
     permit = row.signed_permit or {}
     purpose = str(permit.get("purpose", ""))
     return {"purpose": purpose, "request": row.id, "permit": permit.get("id", ""), "run": task.run, "round": task.round}
+
+
+def facts_of(site: Site, row: RequestRow, task: Task, permit: Mapping[str, Any]) -> dict[str, Any]:
+    """What an update's passport says about where it comes from."""
+    return {
+        "site": site.config.name,
+        "run": task.run,
+        "round": task.round,
+        "kind": task.kind,
+        "protocol": task.protocol,
+        "base": task.base,
+        "nonce": task.nonce,
+        "request": row.id,
+        "permit": permit["id"],
+        "plan": row.fingerprint,
+        "data_version": permit["data_version"],
+        "fedrec": fedrec.__version__,
+    }
 
 
 def state_path(site: Site, row: RequestRow, task: Task, number: int | None = None) -> Path:

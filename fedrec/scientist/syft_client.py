@@ -101,10 +101,9 @@ class SyftSite:
         linecache.cache[file] = (len(source), None, source.splitlines(True), file)  # PySyft reads the source from there
         namespace: dict[str, Any] = {}
         exec(compile(source, file, "exec"), namespace)
-        policy = sy.MixedInputPolicy(
-            client=self.client, site=CreatePolicyRuleConstant(val=self.client.api.services.fedrec.round), task=dict
-        )
         with said():
+            site = CreatePolicyRuleConstant(val=self.client.api.services.fedrec.round)
+            policy = sy.MixedInputPolicy(client=self.client, site=site, task=dict)
             submitted = sy.syft_function(name=function, input_policy=policy)(namespace[function])
             return str(self.client.code.request_code_execution(submitted, reason=reason).id.no_dash)
 
@@ -189,8 +188,11 @@ def said() -> Any:
         yield
     except SyftException as error:
         raise refusal_of(str(error.public_message or error)) from None
-    except AttributeError as error:  # the schema that the site gave this account leaves the call out
-        if "has no submodule or method" not in str(error):
+    except AttributeError as error:
+        _, told, text = str(error).partition("on a SyftError with message: ")
+        if told:  # PySyft went on with an error as if it were the answer
+            raise refusal_of(text) from None
+        if "has no submodule or method" not in str(error):  # the schema leaves the call out
             raise
         raise Refused("gate.role", "this account may not call this", "Use an account with the role for it") from None
 

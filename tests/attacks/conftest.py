@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import real_sites
 from real_sites import ADA_PASSWORD, BOB, BOB_PASSWORD
+from weak_process import WeakSite
 
 from fedrec.demo.sites import SCIENTIST, SiteProcess, Sites, clean_environment
 
@@ -41,22 +42,6 @@ class Arena:
     def outcome(self, act: str) -> str:
         """The outcome of the newest event of an act in the audit log."""
         return str(real_sites.events(self.site, act=act)[-1]["outcome"])
-
-
-class WeakSite(SiteProcess):
-    """As SiteProcess, but the process is weak_site.py."""
-
-    def start(self) -> None:
-        with (self.folder / "state" / "serve.log").open("a") as errors:
-            self.process = subprocess.Popen(
-                [sys.executable, str(HERE / "weak_site.py"), str(self.folder)],
-                text=True,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-                env=clean_environment(FEDREC_OWNER_PASSWORD=self.owner_password),
-            )
 
 
 def logins(site: SiteProcess, n_items: int, defended: bool) -> Arena:

@@ -16,10 +16,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from fedrec.institution import app, calls, gate, ledger, pysyft, serve, site
+from fedrec.institution import app, calls, gate, jobs, ledger, pysyft, serve, site
 from fedrec.institution.blobs import Blobs
 from fedrec.institution.decisions import Decisions
 from fedrec.institution.envelope import open_envelope, read_call
+from fedrec.institution.guard import Guard
 from fedrec.institution.ledger import Account
 from fedrec.institution.permit import reservable
 
@@ -156,6 +157,14 @@ class WeakBlobs(Blobs):
         return target.write_bytes(b"".join([part async for part in parts]))
 
 
+class WeakGuard(Guard):
+    """Without `guard`, everything may leave."""
+
+    def check(self, *given: Any) -> None:
+        if not off("guard"):
+            super().check(*given)
+
+
 def weak_reservable(*given: Any) -> None:
     """Without `rounds`, a permit has room for everything."""
     if not off("rounds"):
@@ -173,5 +182,6 @@ if __name__ == "__main__":
     app.Gate, app.Calls, app.Decisions = WeakGate, WeakCalls, WeakDecisions  # type: ignore[misc, attr-defined]
     app.SyftCalls = WeakSyftCalls  # type: ignore[misc, attr-defined]
     pysyft.SyftServer, site.Blobs = WeakServer, WeakBlobs  # type: ignore[misc, attr-defined]
+    jobs.Guard = WeakGuard  # type: ignore[misc, attr-defined]
     ledger.reservable = weak_reservable  # type: ignore[attr-defined]
     serve.serve(FOLDER, os.environ.pop("FEDREC_OWNER_PASSWORD"), _ready)

@@ -75,6 +75,19 @@ def test_a_tail_of_zeros_after_a_power_cut_is_repaired_too(tmp_path):
     assert (verify(path).verdict, verify(path).events) == ("ok", 7)
 
 
+def test_a_crash_right_after_the_start_or_in_the_very_first_event_is_no_tampering(tmp_path):
+    log = opened(tmp_path / "a")
+    log.event("site", "site", "start", "aurora", outcome="done")  # and not the checkpoint that follows
+    log.close()
+    one(tmp_path / "a")
+    assert [event["act"] for event in read(tmp_path / "a")][1:] == ["start", "checkpoint", "approve", "approve"]
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "0001.jsonl").write_bytes(b'{"act":"check')
+    one(tmp_path / "b")
+    assert [event["act"] for event in read(tmp_path / "b")] == ["checkpoint", "repair", "approve", "approve"]
+    assert verify(tmp_path / "a").verdict == verify(tmp_path / "b").verdict == "ok"
+
+
 def test_a_file_that_holds_nothing_whole_is_not_a_log(tmp_path):
     for data in (b"", b"x", b'{"act":"checkpoint"', bytes(4096)):
         assert verdict(tmp_path, data).verdict == "unreadable"

@@ -215,18 +215,20 @@ def test_a_job_of_a_permit_revoked_before_the_restart_is_refused_and_its_model_d
 
 
 def test_a_full_disk_at_the_end_of_a_job_does_not_lose_it(site, jobs):
-    """The outcome cannot be written: no answer. With room again, the same task gives it."""
+    """The outcome cannot be written: a refusal for now. With room again, the same task gives its answer."""
     row = approved(site, own(SLOW))
     raw = task(sent(site, row, VECTOR))
     key = jobs.start(row.key, row.fingerprint, raw)["key"]
     spare, full = os.dup(site.audit._file), os.open("/dev/full", os.O_WRONLY)
     os.dup2(full, site.audit._file)
     found = asyncio.run(jobs.wait(key, 5))
-    assert found["status"] == "running"
+    assert (found["status"], found["code"]) == ("refused", "audit.write")
+    assert site.ledger.job(key).status == "running"
     os.dup2(spare, site.audit._file)
     os.close(spare)
     os.close(full)
     assert ended(site, jobs, row, raw)["status"] == "done"
+    assert events(site) == ["intent", "done"]
     assert audit.verify(site.audit.path).verdict == "ok"
 
 

@@ -351,6 +351,30 @@ def test_another_process_that_holds_the_file_is_waited_for(tmp_path):
     assert reserve(ledger, 1) is None
 
 
+def test_a_file_that_another_process_keeps_is_refused_in_time_and_reads_go_on_meanwhile(tmp_path, monkeypatch):
+    monkeypatch.setattr("fedrec.institution.ledger.WAIT_S", 1.0)
+    ledger, said = live(tmp_path / "l"), []
+    other = sqlite3.connect(tmp_path / "l", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+
+    def write():
+        with pytest.raises(Refused, match=r"ledger\.write.*locked"):
+            reserve(ledger, 1)
+        said.append(time.monotonic() - began)
+
+    began = time.monotonic()
+    thread = threading.Thread(target=write)
+    thread.start()
+    time.sleep(0.1)
+    assert ledger.request("r" * 32) is not None
+    assert time.monotonic() - began < 0.8
+    thread.join()
+    assert 0.9 < said[0] < 5
+    assert ledger.used("r" * 32) == {}
+    other.execute("COMMIT")
+    assert reserve(ledger, 1) is None
+
+
 def test_a_paused_ledger_reserves_nothing_until_it_is_resumed(tmp_path):
     ledger = live(tmp_path / "l")
     ledger.pause("", NOW)

@@ -74,7 +74,9 @@ def oracle(facts, decision, moment, wanted, used, run):
         no.add("permit.fingerprint")
     if facts["version"] != fedrec.__version__:
         no.add("permit.version")
-    if not facts["from"] <= moment < facts["until"]:
+    if moment < facts["from"]:
+        no.add("permit.early")
+    if moment >= facts["until"]:
         no.add("permit.expired")
     if not facts["hours"][0] <= moment.hour < facts["hours"][1]:
         no.add("permit.hours")
@@ -156,7 +158,7 @@ def test_the_package_and_the_oracle_agree_on_10000_random_pairs():
         may = oracle(facts, decision, moment, wanted, used, done)
         assert said in may, (number, said, may, permit, decision, moment, wanted, used, done)
         counts[said] = counts.get(said, 0) + 1
-    assert len(counts) == 13  # twelve codes, and "" for what may run
+    assert len(counts) == 14  # thirteen codes, and "" for what may run
     assert counts[""] > 50
 
 
@@ -243,7 +245,7 @@ def test_a_permit_that_would_end_before_it_begins_is_not_made(until):
 @pytest.mark.parametrize(
     ("change", "moment", "code"),
     [
-        ({}, "2026-05-17T12:29:59Z", "permit.expired"),
+        ({}, "2026-05-17T12:29:59Z", "permit.early"),
         ({}, "2026-05-17T12:30:00Z", ""),
         ({}, "2026-06-16T12:29:59Z", ""),
         ({}, "2026-06-16T12:30:00Z", "permit.expired"),

@@ -1,24 +1,18 @@
-"""What goes between a scientist and an institution: released updates, counts and sums; never a row, an id or a user vector."""
+"""What goes between a scientist and an institution: released updates, counts and sums. Canaries: tests/attacks."""
 
 from __future__ import annotations
 
 import json
 import os
-import select
-import socket
 import subprocess
 import sys
-import tempfile
-import threading
-from pathlib import Path
 
 import pytest
 import real_sites
-from real_sites import ADA_PASSWORD, CANARY, approve_one, approved, events, fresh, own_route, run_task
+from real_sites import ADA_PASSWORD, approve_one, approved, events, fresh, own_route, run_task
 
 import fedrec
 from fedrec.aggregation import SiteUpdate
-from fedrec.config import ConsortiumConfig
 from fedrec.core.params import SharedParams
 from fedrec.core.threads import one_thread
 from fedrec.demo.sites import SCIENTIST, alive, clean_environment
@@ -145,72 +139,3 @@ def test_the_driver_needs_no_institutions_data(federation, owners, sites, tmp_pa
     same = real_sites.simulated(sites).train(plan)
     assert report["model"] == same.model_sha256
     assert report["table"] == json.loads(json.dumps(same.evaluate().to_dict()))
-
-
-class Recorder:
-    """A TCP proxy that keeps every byte in both directions."""
-
-    def __init__(self, port: int) -> None:
-        self.target, self.bytes, self.listening = port, bytearray(), socket.create_server(("127.0.0.1", 0))
-        self.port = self.listening.getsockname()[1]
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    def _serve(self) -> None:
-        while True:
-            try:
-                near, _ = self.listening.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._join, args=(near,), daemon=True).start()
-
-    def _join(self, near: socket.socket) -> None:
-        with near, socket.create_connection(("127.0.0.1", self.target)) as far:
-            other = {near: far, far: near}
-            while True:
-                for ready in select.select([near, far], [], [])[0]:
-                    data = ready.recv(65536)
-                    if not data:
-                        return
-                    self.bytes += data
-                    other[ready].sendall(data)
-
-
-def test_no_id_of_a_user_is_in_any_byte_on_the_wire_or_file_outside_the_institution(solo, site, its_owner, tmp_path):
-    recorder = Recorder(int(site.url.rpartition(":")[2]))
-    config = ConsortiumConfig.load(solo.consortium)
-    member = config.member[0].model_copy(update={"url": f"http://127.0.0.1:{recorder.port}"})
-    (tmp_path / "consortium.toml").write_text(config.model_copy(update={"member": (member,)}).as_toml())
-    (tmp_path / "items.csv").write_text((solo.work / "items.csv").read_text())
-
-    federation = fedrec.connect(tmp_path / "consortium.toml", SCIENTIST, ADA_PASSWORD)
-    assert federation.mocks()["solo"]["user"].str.startswith("mock-user").all()
-    for plan in (
-        fresh(fedrec.models.Ease(l2=5.0), evaluate=True, publish=True),
-        fresh(code=MyFactors, settings={"factors": 4}, rounds=2, evaluate=True, publish=True, name="own"),
-    ):
-        approved(federation, its_owner, plan)
-        run = federation.train(plan, folder=tmp_path / "runs")
-        run.evaluate()
-        run.publish()
-        with pytest.raises(fedrec.errors.Refused):
-            federation.ask("solo", plan)
-    recorder.listening.close()
-
-    wire = bytes(recorder.bytes)
-    assert len(wire) > 100_000
-    assert plan.spec.purpose.encode() in wire  # what is said openly is found,
-    assert b"film-7" not in wire  # and items need no name on the wire: the catalogue is known to all
-    assert CANARY.encode() not in wire
-    assert real_sites.files_with(tmp_path, [CANARY.encode()]) == []
-    inside = {path.relative_to(site.folder).parts[:2] for path in real_sites.files_with(solo.work, [CANARY.encode()])}
-    assert inside == {
-        ("data", "ratings.csv"),
-        ("state", "store"),
-    }  # not in PySyft's database, ledger, logs, lists or models
-    assert {path.name for path in real_sites.files_with(site.folder / "state", [CANARY.encode()])} == {"users.arrow"}
-    temporary = [
-        path
-        for path in Path(tempfile.gettempdir()).glob("fedrec*")
-        if path.is_dir() and real_sites.files_with(path, [CANARY.encode()])
-    ]
-    assert temporary == []
