@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,6 +38,33 @@ def emit(row: Mapping[str, Any], target: str | None, text: str) -> None:
         except OSError as error:
             raise WrongInput(f"--json {target}: cannot be written ({error.strerror})") from None
     click.echo(text)
+
+
+def emit_many(
+    name: str, rows: Iterable[Mapping[str, Any]], target: str | None, head: str, line: Callable[[Any], str]
+) -> None:
+    """As `emit` for as many rows as there are, one after the other, in bounded memory.
+
+    Args:
+        head: the first line of the text; line: a row as a line of it.
+
+    Raises:
+        WrongInput: the file cannot be written.
+    """
+    if target is None:
+        click.echo(head)
+        for row in rows:
+            click.echo(line(row))
+        return
+    try:
+        with nullcontext(sys.stdout) if target == "-" else Path(target).open("w", encoding="utf-8") as file:
+            file.write(f'{{"{name}": [')
+            for number, row in enumerate(rows):
+                file.write(",\n" if number else "\n")
+                file.write(json.dumps(row, ensure_ascii=False, allow_nan=False))
+            file.write("\n]}\n")
+    except OSError as error:
+        raise WrongInput(f"--json {target}: cannot be written ({error.strerror})") from None
 
 
 def progress() -> Progress:

@@ -55,6 +55,7 @@ class Limits(Table):
     allow_echo: bool = False  # the model that sends back what it got; for benchmarks
     publish: bool = True  # may a run replace the served model
     days: int = Field(default=90, ge=1)  # longest life of a permit
+    replay_mb: int = Field(default=2000, ge=0)  # models of past rounds that are kept so that they can be replayed
     models: tuple[Slug, ...] = Field(default=(), strict=False)  # names of allowed models; empty = all
     purposes: tuple[Slug, ...] = Field(default=(), strict=False)  # what a plan may be used for; empty = anything
     settings: dict[Setting, Range] = Field(default_factory=dict)  # "ease.l2" = [least, most]

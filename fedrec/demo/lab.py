@@ -19,8 +19,9 @@ from fedrec.errors import FedrecError, Unreachable, WrongInput
 from fedrec.institution.ledger import Ledger
 
 Say = Callable[[str], None]
-ROLES = {"owner": "owner of aurora", "scientist": "scientist"}  # kernel → its name in JupyterLab
-FIRST = "aurora"  # the institution whose owner the reader plays
+ROLES = {"owner": "owner of aurora", "scientist": "scientist", "auditor": "auditor of aurora"}  # kernel → its name
+FIRST = "aurora"  # the institution whose owner and auditor the reader plays
+AUDITOR = "auditor@aurora.example"
 LOOK_S = 2.0  # how often the other owners look for new requests
 
 
@@ -54,7 +55,8 @@ class Lab:
             sites.__enter__()
         try:
             sites.add_user(SCIENTIST, "scientist", passwords["scientist"])
-            install(self.folder, sites, passwords["scientist"])
+            add_auditor(sites, passwords["auditor"])
+            install(self.folder, sites, passwords["scientist"], passwords["auditor"])
             with OtherOwners(sites, self.say), jupyter(self.folder / "jupyter", self.folder / "notebooks") as started:
                 yield started
         finally:
@@ -79,10 +81,11 @@ class Lab:
 
     def _passwords(self) -> dict[str, str]:
         path = self.folder / "passwords.json"
-        if not path.exists():
-            names = [*Sites(self.folder / "consortium", lambda _: "").all, "scientist"]
-            write_secret(path, {name: secrets.token_urlsafe(12) for name in names})
-        found: dict[str, str] = json.loads(path.read_text())
+        names = [*Sites(self.folder / "consortium", lambda _: "").all, "scientist", "auditor"]
+        known: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+        found = {name: known.get(name) or secrets.token_urlsafe(12) for name in names}
+        if found != known:  # new, or of a fedrec with fewer roles
+            write_secret(path, found)
         return found
 
 
@@ -130,7 +133,13 @@ class OtherOwners:
         return new
 
 
-def install(folder: Path, sites: Sites, scientist_password: str) -> Path:
+def add_auditor(sites: Sites, password: str) -> None:
+    """Make the auditor's account at the first institution, on its machine."""
+    folder = str(sites.all[FIRST].folder)
+    fedrec(["site", "users", "add", folder, AUDITOR, "--role", "auditor"], FEDREC_PASSWORD=password)
+
+
+def install(folder: Path, sites: Sites, scientist_password: str, auditor_password: str) -> Path:
     """Write a kernel for each role: its variables, and a kernelspec that starts it with them alone.
 
     Returns:
@@ -151,6 +160,12 @@ def install(folder: Path, sites: Sites, scientist_password: str) -> Path:
             "FEDREC_CONSORTIUM": str(bare / sites.consortium.name),
             "FEDREC_USER": SCIENTIST,
             "FEDREC_PASSWORD": scientist_password,
+        },
+        "auditor": {
+            "FEDREC_SITE": str(first.folder),
+            "FEDREC_CONSORTIUM": str(sites.consortium),
+            "FEDREC_USER": AUDITOR,
+            "FEDREC_PASSWORD": auditor_password,
         },
     }
     (folder / "roles").mkdir(mode=0o700, exist_ok=True)

@@ -18,6 +18,7 @@ from typing import Any
 
 import fedrec
 from fedrec import models
+from fedrec.config import ConsortiumConfig
 from fedrec.datasets import DataSource, get_ml100k, synthetic
 from fedrec.demo import owners
 from fedrec.demo.sites import SCIENTIST, Sites, prepare, timed
@@ -26,6 +27,7 @@ from fedrec.demo.table import comparison
 from fedrec.errors import Refused, Unreachable
 from fedrec.examples.my_factors import MyFactors
 from fedrec.institution.audit import verify
+from fedrec.institution.evidence.reconcile import reconcile
 from fedrec.scientist.datasites import Datasites, connect
 from fedrec.scientist.driver import Round
 from fedrec.scientist.plan import Plan
@@ -158,10 +160,15 @@ class Story:
         with timed("the same models trained centrally, as the yardstick", self.say):
             table = comparison(sites, self.runs)
         audit = []
+        self.say("each institution's audit log, with what the others hold of it:")
+        pinned = {member.name: member.key for member in ConsortiumConfig.load(sites.consortium).member}
         for site in sites.all.values():
-            verdict = verify(site.folder / "state" / "audit" / "0001.jsonl")
-            audit.append({"site": site.name, "verdict": verdict.verdict, "events": verdict.events})
-            self.say(f"  audit log of {site.name}: {verdict.verdict}, {verdict.events} events")
+            others = [other.folder for other in sites.all.values() if other is not site]
+            verdict = verify(site.folder, witnesses=others, pinned=pinned)
+            facts = {key: getattr(verdict, key) for key in ("verdict", "events", "witnessed")}
+            gaps = [one.as_dict() for one in reconcile(site.folder)]
+            audit.append({"site": site.name, **facts, "gaps": gaps})
+            self.say(f"  {site.name:14} {verdict.sentence()}; {len(gaps)} acts without event or events without act")
         return {
             "institutions": list(sites.all),
             "sites": [

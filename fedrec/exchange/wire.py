@@ -50,5 +50,15 @@ def digest(tensors: Mapping[str, Array]) -> str:
 
 
 def canonical(value: Mapping[str, Any]) -> bytes:
-    """JSON with sorted keys and no spaces: what is signed and hashed. Floats are not allowed in it."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    """JSON as RFC 8785 has it: what is signed and hashed.
+
+    Floats are written as Python does, not as the RFC does: nothing that others must be able to verify has one.
+    """
+    return json.dumps(_sorted(value), separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def _sorted(value: Any) -> Any:
+    """The keys in the order of their UTF-16 code units, at every level."""
+    if isinstance(value, Mapping):
+        return {key: _sorted(value[key]) for key in sorted(value, key=lambda key: key.encode("utf-16-be"))}
+    return [_sorted(one) for one in value] if isinstance(value, list | tuple) else value

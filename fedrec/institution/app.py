@@ -37,6 +37,7 @@ from fedrec.institution.review import summary
 from fedrec.institution.site import Site
 from fedrec.institution.trouble import refusal_of
 from fedrec.institution.walls import environment
+from fedrec.institution.witness import MAX_BODY, Witness
 
 _HEX64 = re.compile(r"[0-9a-f]{64}")
 MAX_WAIT_S = 25.0
@@ -52,6 +53,7 @@ class Calls:
         self._site, self._jobs, self._gate = site, jobs, gate
         self._decisions, self._turned = decisions, turned
         self._nonces = Nonces(signing.WINDOW_S)
+        self._witness = Witness(site)
 
     async def put_blob(self, request: Request) -> Response:
         name = request.path_params["sha256"]
@@ -75,7 +77,9 @@ class Calls:
                 )
         except Refused as refusal:
             return self._refuse(request, refusal)
-        return _Guarded(path, media_type=BYTES, live=lambda: self._jobs.permit_of(row))
+        by = request.state.account
+        fetch = self._site.audit.act(by.email, by.role, "fetch", name, request=row)
+        return _Guarded(path, media_type=BYTES, live=lambda: self._jobs.permit_of(row), act=fetch)
 
     async def job(self, request: Request) -> Response:
         key = request.path_params["key"]
@@ -99,6 +103,16 @@ class Calls:
         now, ledger = self._site.now(), self._site.ledger
         own = [row for row in ledger.requests() if row.key == key]
         return JSONResponse({"requests": [summary(row, ledger.used(row.id), now) for row in own]})
+
+    async def checkpoints(self, request: Request) -> Response:
+        """The other institutions' checkpoints to keep, for this site's own."""
+        try:
+            body = await body_of(request, MAX_BODY)
+            self._signed(request, hashlib.sha256(body).hexdigest())
+            answer = await run_in_threadpool(self._witness.exchange, request.state.account, body)
+        except Refused as refusal:
+            return self._refuse(request, refusal)
+        return JSONResponse(answer)
 
     async def environment(self, request: Request) -> Response:
         """Python and packages of the jail, so that a scientist can rehearse with the same."""
@@ -143,7 +157,7 @@ class Calls:
         events: list[Mapping[str, Any]] = []
         size, after = 0, None
         with self._site.audit.act(by.email, by.role, "read", "audit", detail={"first": first}) as facts:
-            for event in read(self._site.audit.path):
+            for event in read(self._site.audit.folder):
                 if event["seq"] < first or (by.role == "scientist" and event["actor"] != by.email):
                     continue
                 size += len(canonical(event))
@@ -190,9 +204,9 @@ class _Guarded(FileResponse):
 
     chunk_size = 64 * 1024  # a second at 64 kB/s: a revoked permit stops an update within five
 
-    def __init__(self, *args: Any, live: Any, **options: Any) -> None:
+    def __init__(self, *args: Any, live: Any, act: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._live = live
+        self._live, self._act = live, act
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         async def checked(message: Any) -> None:
@@ -200,7 +214,8 @@ class _Guarded(FileResponse):
                 self._live()
             await send(message)
 
-        await super().__call__(scope, receive, checked)
+        with self._act:
+            await super().__call__(scope, receive, checked)
 
 
 class HangUp:
@@ -246,6 +261,7 @@ def build(site: Site, server: SyftServer, jobs: Jobs) -> Starlette:
             Route("/fedrec/v1/blobs/{sha256:str}", calls.put_blob, methods=["PUT"]),
             Route("/fedrec/v1/blobs/{sha256:str}", calls.get_blob, methods=["GET"]),
             Route("/fedrec/v1/jobs/{key:str}", calls.job, methods=["GET"]),
+            Route("/fedrec/v1/checkpoints", calls.checkpoints, methods=["PUT"]),
             Route("/fedrec/v1/requests", calls.requests, methods=["GET"]),
             Route("/fedrec/v1/environment", calls.environment, methods=["GET"]),
             Route("/fedrec/v1/pause", calls.pause, methods=["POST"]),

@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from fedrec.errors import Refused
+from fedrec.exchange.plan import fingerprint
 from fedrec.institution.audit import AuditLog
 from fedrec.institution.decisions import Decisions
 from fedrec.institution.envelope import Call
@@ -159,21 +160,27 @@ class SyftCalls:
                 return self._call(account, signed)
             case "action.get":
                 return self._get(account, signed)
-            case "dataset.get_all" if account.role == "operator":  # the card, but not the schema
-                return self._server.without_schema(self._server.run(signed))
+            case "dataset.get_all":
+                with self._site.audit.act(account.email, account.role, "card", self._site.store.version):
+                    card = self._server.run(signed)
+                return self._server.without_schema(card) if account.role == "operator" else card
+            case "action.get_mock":
+                with self._site.audit.act(account.email, account.role, "mock", self._site.store.version):
+                    return self._server.run(signed)
             case _:
                 return self._server.run(signed)
 
     def _submit(self, account: Account, signed: Any) -> Any:
         plan_text, plan, _ = self._server.rebuild(signed)
         self._decisions.check_submission(account, plan_text, plan)
-        with self._site.audit.act(account.email, account.role, "submit", plan.name):
+        with self._site.audit.act(account.email, account.role, "submit", fingerprint(plan_text)) as facts:
             result = self._server.run(signed)
             if self._server.is_error(result):
                 return result
             taken = self._server.value(result)
             code = taken.changes[0].linked_user_code.object_uid.no_dash
             self._decisions.submitted(account, plan_text, plan, taken.id.no_dash, code)
+            facts["request"] = taken.id.no_dash
         return result
 
     def _decide(self, account: Account, path: str, signed: Any) -> Any:

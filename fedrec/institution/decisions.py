@@ -19,6 +19,8 @@ from fedrec.institution.limits import check_limits, ranges_of
 from fedrec.institution.permit import make
 from fedrec.institution.site import Site
 
+_SAYS = ("data_version", "not_before", "not_after", "hours")  # of a permit, in the event of its approval
+
 
 class Decisions:
     """Submissions and decisions of one site.
@@ -96,7 +98,8 @@ class Decisions:
             ranges=ranges_of(plan, site.config.limits),
         )
         permit = sign(facts, site.keys.site)
-        ids = {"request": row.id, "permit": permit["id"]}
+        says = {"scientist": row.scientist, **{key: permit[key] for key in _SAYS}, **permit["tasks"]}
+        ids = {"request": row.id, "permit": permit["id"], "detail": says}
         with self._approving, site.audit.act(by.email, by.role, "approve", row.fingerprint, **ids):
             site.ledger.permit_pending(row.id, permit)
             if not apply():

@@ -13,6 +13,7 @@ from fedrec.config import ConsortiumConfig, SiteConfig
 from fedrec.errors import WrongInput
 from fedrec.institution.audit import AuditLog
 from fedrec.institution.quality import moment
+from fedrec.institution.site import Keys
 from fedrec.institution.store import Store
 
 MOST = 1000  # rows
@@ -25,10 +26,11 @@ def head(folder: Path, count: int) -> dict[str, Any] | None:
         WrongInput: no data was taken in, or `count` is out of range.
         Refused: `audit.write`; nothing is shown then.
     """
-    with _lock(folder / "state") as free:
+    with alone(folder / "state") as free:
         if not free:
             return None
-        store, log = Store.open(folder / "state"), AuditLog(folder / "state" / "audit")
+        state, name = folder / "state", SiteConfig.load(folder / "site.toml").name
+        store, log = Store.open(state), AuditLog(state / "audit", Keys.load_or_make(state).signer(name))
         try:
             return head_of(log, folder, store, count)
         finally:
@@ -60,7 +62,7 @@ def head_of(log: AuditLog, folder: Path, store: Store, count: int) -> dict[str, 
 
 
 @contextmanager
-def _lock(state: Path) -> Iterator[bool]:
+def alone(state: Path) -> Iterator[bool]:
     """Whether the folder is ours; while it is, no site starts in it."""
     if not state.is_dir():
         raise WrongInput("no data has been taken in yet; see fedrec site check")

@@ -14,16 +14,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from fedrec.core.split import split
 from fedrec.errors import DataError, Refused
 from fedrec.exchange.passport import sign
 from fedrec.exchange.plan import PlanText
-from fedrec.exchange.wire import decode, encode, sha256
 from fedrec.institution import audit
-from fedrec.institution.guard import Guard, check_counts, check_sums
 from fedrec.institution.jail import Report
 from fedrec.institution.ledger import RequestRow
 from fedrec.institution.limits import check_limits
+from fedrec.institution.outgoing import numbers_of, update_of
 from fedrec.institution.permit import Task, check
 from fedrec.institution.published import Published
 from fedrec.institution.site import Site
@@ -35,6 +33,7 @@ from fedrec.institution.task_files import (
     facts_of,
     forget_round,
     ids_of,
+    keep_base,
     needed,
     run_in_jail,
     state_path,
@@ -43,7 +42,7 @@ from fedrec.institution.trouble import PASSING, check_room, refusal_of
 
 ANSWER_S = 0.6  # how long a call waits for a job that may be quick; PySyft's call must end within a second
 PARALLEL = 2  # jobs at the same time
-MAX_LOG = 10**6  # bytes that stay of what a job printed, and of an update file beyond the arrays
+MAX_LOG = 10**6  # bytes that stay of what a job printed
 _log = logging.getLogger("fedrec.site")
 
 
@@ -54,6 +53,7 @@ class Jobs:
         self._site, self._jail = site, jail
         self._pool = ThreadPoolExecutor(PARALLEL, thread_name_prefix="job")
         self._active: dict[str, Future[None]] = {}
+        self._intents: dict[str, int] = {}  # by job: the number of the event that its outcome answers
         self._troubled: dict[str, Refused] = {}  # jobs that wait for the machine's trouble to end and to be sent again
         self._said: dict[str, str] = {}  # outcomes in the audit log of jobs that the ledger still has as running
         self._lock, self._files = threading.Lock(), threading.Lock()
@@ -78,23 +78,34 @@ class Jobs:
             )
         job = task.key(row.id)
         if site.ledger.job(job) is None:
-            self._event(row, task, "intent")
+            intent = self._event(row, task, "intent")
             try:
                 check_room(site.state, 2 * site.config.limits.megabytes)
                 check_limits(PlanText.parse(row.plan), site.config)
-                with self._files:
+                with self._files, self._lock:  # who reserves it, his intent is the one that the job's outcome answers
                     base_of(self._site, row, task)
                     known = site.ledger.reserve(job, row.id, task, site.now(), site.keys.public)
-            except Refused as refusal:
-                self._event(row, task, refusal.code)
+                    if known is None:
+                        self._intents[job] = intent
+            except Exception as error:
+                code = error.code if isinstance(error, Refused) else f"error {type(error).__name__}"
+                self._event(row, task, code, of=intent)
                 raise
             if known is not None:  # another thread was faster; its intent has its own outcome
-                self._event(row, task, "repeated")
+                self._event(row, task, "repeated", of=intent)
         return self._resume(job, row, task)
 
-    def _event(self, row: RequestRow, task: Task, outcome: str, detail: Mapping[str, str | int | bool] = {}) -> None:
+    def _event(
+        self,
+        row: RequestRow,
+        task: Task,
+        outcome: str,
+        detail: Mapping[str, str | int | bool] = {},
+        of: int | None = None,
+    ) -> int:
+        about = {"protocol": task.protocol, "base": task.base}
         who, ids = (row.scientist, "scientist", task.kind, row.fingerprint), ids_of(row, task)
-        self._site.audit.event(*who, outcome=outcome, detail=detail, **ids)
+        return self._site.audit.event(*who, outcome=outcome, detail={**about, **detail}, of=of, **ids)
 
     def _resume(self, job: str, row: RequestRow, task: Task) -> dict[str, Any]:
         self._site.ledger.check_pause()
@@ -196,7 +207,7 @@ class Jobs:
                 self._site.blobs.drop_request(ended.id)
         shutil.rmtree(self._site.state / "jobs", ignore_errors=True)
         if running := {job.key for job in self._site.ledger.running()}:
-            for event in audit.read(self._site.audit.path):
+            for event in audit.read(self._site.audit.folder):
                 if (job := event["detail"].get("job")) in running:
                     self._said[job] = _said(event["outcome"], event["detail"])
         return self.go_on()
@@ -234,6 +245,8 @@ class Jobs:
         """
         site = self._site
         detail: dict[str, str | int | bool] = {"job": job}
+        if job not in self._intents and job not in self._said:  # the site was started again
+            self._intents[job] = self._event(row, task, "intent", {"again": True})
         try:
             answer = self._perform(job, row, task, detail)
             self._live(row.id)  # a pause keeps what is done inside: no answer and no byte leaves before its end
@@ -250,8 +263,9 @@ class Jobs:
         if not (status == "refused" and answer["code"] in ("jail.stopped", "permit.paused") and self._may_go_on(row)):
             outcome = "done" if status == "done" else answer["code"]
             if self._said.get(job) != _said(outcome, detail):  # else a crash came between the log and the ledger
-                self._event(row, task, outcome, detail)
+                self._event(row, task, outcome, detail, of=self._intents.get(job))
                 self._said[job] = _said(outcome, detail)
+                self._intents.pop(job, None)
             site.ledger.finish(job, status, answer, site.now())
             self._said.pop(job, None)
             if task.kind != "train" and status == "done":  # not before: a job that a crash repeats needs its model
@@ -290,9 +304,13 @@ class Jobs:
                 check_room(site.state, site.config.limits.megabytes)  # else a full disk would pass for the plan's error
                 raise
             detail.update(jail_level=self._jail.level, pid=report.pid, uid=report.uid)
+            detail.update(ms=int(1000 * report.seconds), data_version=store.version)
             if task.kind == "train":
                 return self._release(row, task, permit, plan, store, folder, report, detail)
-            numbers = check_sums(report.body.get("numbers"), store.n_users)
+            numbers, said = numbers_of(store, report.body)
+            if task.kind == "evaluate":
+                detail.update(sha256=said)
+                keep_base(site, row, task)
             if task.kind == "publish":
                 Published(site.state).install(
                     row,
@@ -320,24 +338,19 @@ class Jobs:
         detail: dict[str, Any],
     ) -> dict[str, Any]:
         """Guard the update, sign its passport, move it to where it may be fetched, keep the private state."""
-        site, limits = self._site, self._site.config.limits
-        rows, users = check_counts(report.body, store.n_rows, store.n_users)
-        if (folder / "update").stat().st_size > limits.megabytes * 10**6 + MAX_LOG:  # before it is read into memory
-            raise Refused("guard.bytes", f"the update is larger than {limits.megabytes:g} MB", "Make the model smaller")
-        tensors = decode((folder / "update").read_bytes())
-        guard = Guard(plan.leaves, store.n_items, int(limits.megabytes * 10**6), limits.min_users_per_row)
-        if limits.min_users_per_row > 1:
-            tensors, thin = guard.cohort(tensors, split(store.rows(), task.protocol, plan.seed).train.matrix())
-            detail["thin_items"] = thin
-        data = encode(tensors)  # written anew: the bytes that the jail wrote could carry more than the arrays
-        guard.check(tensors, len(data))
-        name = sha256(data)
-        (folder / "update").write_bytes(data)
-        facts = facts_of(site, row, task, permit) | {"sha256": name, "bytes": len(data), "rows": rows, "users": users}
+        site = self._site
+        update = update_of(plan, site.config.limits, store, task.protocol, folder / "update", report.body)
+        if update.thin_items is not None:
+            detail["thin_items"] = update.thin_items
+        name, size = update.sha256, len(update.data)
+        (folder / "update").write_bytes(update.data)
+        counts = {"sha256": name, "bytes": size, "rows": update.rows, "users": update.users}
+        facts = facts_of(site, row, task, permit) | counts
         state = state_path(site, row, task)
         state.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.replace(folder / "state", state)
-        detail.update(sha256=name, bytes=len(data), guard="passed")
+        keep_base(site, row, task)
+        detail.update(**counts, guard="passed")
         site.blobs.release(row.id, folder / "update", name)
         return {"status": "done", "passport": sign(facts, site.keys.site)}
 

@@ -16,7 +16,7 @@ from fedrec.exchange.passport import signed_by
 from fedrec.exchange.plan import PROTOCOLS, PlanText
 
 KINDS = ("train", "evaluate", "publish")
-_RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _HEX = re.compile(r"[0-9a-f]+")
 _HOURS = re.compile(r"[0-9]{1,2}-[0-9]{1,2}")
 _TASK_KEYS = {"kind", "run", "round", "protocol", "base", "nonce"}
@@ -50,7 +50,7 @@ class Task:
         task = cls(raw["kind"], raw["run"], raw["round"], raw["protocol"], raw["base"], raw["nonce"])
         if task.kind not in KINDS:
             raise _bad_task(f"kind is one of {', '.join(KINDS)}")
-        if not _RUN.fullmatch(task.run):
+        if not RUN.fullmatch(task.run):
             raise _bad_task("run is 1 to 64 letters, digits, dots, dashes")
         if type(task.round) is not int or not 0 <= task.round < 1_000_000:
             raise _bad_task("round is a whole number from 0")

@@ -102,7 +102,7 @@ class _Scratch:
         stores.save(state, version, rows, list("012345"), {})
         self._site = dataclasses.replace(
             site, folder=folder, config=config, store=stores.Store.open(state), ledger=Ledger(state / "ledger.sqlite"),
-            audit=AuditLog(state / "audit"), blobs=Blobs(state / "blobs"),
+            audit=AuditLog(state / "audit", site.keys.signer("self")), blobs=Blobs(state / "blobs"),
         )  # fmt: skip
         self._jobs = Jobs(self._site, jail)
         self._key = SigningKey.generate()

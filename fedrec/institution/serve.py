@@ -18,12 +18,13 @@ from typing import Any
 from fedrec.config import SchemaConfig
 from fedrec.config.secret import PASSWORDS, wipe
 from fedrec.errors import FedrecError, WrongInput
-from fedrec.institution import endpoint, logs, versions, walls
+from fedrec.institution import endpoint, logs, policy, versions, walls
 from fedrec.institution.gate import PATHS
 from fedrec.institution.head import head_of
 from fedrec.institution.intake import take_in_folder
 from fedrec.institution.jail import ONE_THREAD, Jail
 from fedrec.institution.jobs import Jobs
+from fedrec.institution.left_open import states
 from fedrec.institution.mock import make_mock
 from fedrec.institution.published import Published
 from fedrec.institution.site import Keys, Site
@@ -121,8 +122,9 @@ def _run(
         raise WrongInput("the first start makes the owner's account: set FEDREC_OWNER_PASSWORD")
     server = SyftServer(site.config.name, site.keys.uid, site.keys.syft.encode().hex(), state / "syft")
     if not known_owner:
-        key = server.ensure_account(site.config.owner, owner_password or "", "owner")
-        site.ledger.add_account(site.config.owner, key, "owner", site.now())
+        with site.audit.act("site", "site", "users.add", site.config.owner, detail={"role": "owner"}):
+            key = server.ensure_account(site.config.owner, owner_password or "", "owner")
+            site.ledger.add_account(site.config.owner, key, "owner", site.now())
     logs.take_over()
     server.ensure_endpoint()
     schema = SchemaConfig.load(site.folder / "schema.toml")
@@ -145,14 +147,10 @@ def _run(
     versions.sweep(site)
     jobs = Jobs(site, jail)
     endpoint.serve(jobs.start)
-    site.audit.event(
-        "site",
-        "site",
-        "start",
-        site.config.name,
-        outcome="done",
-        detail={"void_permits": void, "again": jobs.recover(), "self_attacks": attacks, "self_attack_ms": took},
-    )
+    detail = {"void_permits": void, "self_attacks": attacks, "self_attack_ms": took}
+    now = {"data_version": site.store.version, "policy": policy.keep(state, site.config)}
+    site.audit.start(site.config.name, states(site), {**detail, **now})
+    jobs.recover()
     facts = {
         "site": site.config.name,
         "url": _local_url(site.config.host, listening.getsockname()[1]),
@@ -181,6 +179,7 @@ def _run(
         jobs.close()
         _log.info("stop")
         site.audit.event("site", "site", "stop", site.config.name, outcome="done")
+        site.audit.checkpoint()
 
 
 async def _serve(
@@ -236,23 +235,26 @@ class _Commands:
                 if email == site.config.owner and role != "owner":
                     raise WrongInput("the owner named in site.toml stays the owner; name another one there first")
                 _check_password(password)
-                with site.audit.act("site", "site", "users.add", role):
+                with site.audit.act("site", "site", "users.add", email, detail={"role": role}):
                     ledger.add_account(email, self._server.ensure_account(email, password, role), role, site.now())
                 return {"email": email, "role": role}
             case {"op": "users.reset", "email": str(email), "password": str(password)}:
                 if email not in {account.email for account in ledger.accounts()}:
                     raise WrongInput("there is no such account")
                 _check_password(password)
-                with site.audit.act("site", "site", "users.reset", "account"):
+                with site.audit.act("site", "site", "users.reset", email):
                     self._server.set_password(email, password)
                 return {"email": email}
             case {"op": "users.disable", "email": str(email)}:
                 if email == site.config.owner:
                     raise WrongInput("the owner named in site.toml cannot be disabled; name another one there first")
-                with site.audit.act("site", "site", "users.disable", "account"):
+                with site.audit.act("site", "site", "users.disable", email):
                     if not ledger.disable_account(email):
                         raise WrongInput("there is no such account")
                 return {"email": email, "enabled": False}
+            case {"op": "audit.export", "form": str(form)}:
+                with site.audit.act("site", "operator", "export", "log", detail={"form": form[:16]}):
+                    return {"form": form}
             case {"op": "models.use", "version": str(version)}:
                 return self._model("models.use", lambda models: models.use(version))
             case {"op": "models.rollback"}:

@@ -14,7 +14,7 @@ from nacl.signing import SigningKey
 
 from fedrec.config import ConsortiumConfig, SiteConfig
 from fedrec.errors import WrongInput
-from fedrec.institution.audit import AuditLog
+from fedrec.institution.audit import AuditLog, Signer
 from fedrec.institution.blobs import Blobs
 from fedrec.institution.ledger import Ledger
 from fedrec.institution.permit import stamp
@@ -45,6 +45,10 @@ class Keys:
     def public(self) -> str:
         """The public half of the site's own key, as consortium.toml pins it; 64 hex digits."""
         return str(self.site.verify_key.encode().hex())
+
+    def signer(self, name: str) -> Signer:
+        """Who signs the audit log of the site with this name."""
+        return Signer(name, self.uid, self.site)
 
     @property
     def cookie_secret(self) -> bytes:
@@ -100,7 +104,7 @@ class Site:
             raise WrongInput(f"{config.consortium_path.name}: pins another key for {config.name}; see fedrec site keys")
         return cls(
             folder, config, consortium, keys, Store.open(state), Ledger(state / "ledger.sqlite"),
-            AuditLog(state / "audit"), Blobs(state / "blobs"),
+            AuditLog(state / "audit", keys.signer(config.name)), Blobs(state / "blobs"),
         )  # fmt: skip
 
     def now(self) -> str:

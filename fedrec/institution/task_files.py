@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -94,10 +95,27 @@ def update_of(job: JobRow) -> str:
     return str((job.answer or {}).get("passport", {}).get("sha256", ""))
 
 
+def keep_base(site: Site, row: RequestRow, task: Task) -> None:
+    """Keep the model that a round started from, so that the round can be replayed; `versions.sweep` deletes it.
+
+    A second name for the file that was sent: no copy is made.
+    """
+    kept = base_kept(site.state, row.id, task.base)
+    kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError, FileNotFoundError):
+        os.link(site.blobs.path("in", row.id, task.base), kept)
+
+
+def base_kept(state: Path, request: str, base: str) -> Path:
+    """Where the model of a past round lies, whether it exists or not."""
+    return state / "bases" / request / base
+
+
 def ids_of(row: RequestRow, task: Task) -> dict[str, Any]:
     """What every event about a task carries."""
     permit = row.signed_permit or {}
-    return {"request": row.id, "permit": permit.get("id", ""), "run": task.run, "round": task.round}
+    purpose = str(permit.get("purpose", ""))
+    return {"purpose": purpose, "request": row.id, "permit": permit.get("id", ""), "run": task.run, "round": task.round}
 
 
 def facts_of(site: Site, row: RequestRow, task: Task, permit: Mapping[str, Any]) -> dict[str, Any]:

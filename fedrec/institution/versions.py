@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 from fedrec.institution import store
 from fedrec.institution.site import Site
@@ -23,9 +24,18 @@ def needed(site: Site) -> set[str]:
 
 
 def sweep(site: Site) -> list[str]:
-    """Delete what is not needed, with each version's intent and outcome in the audit log; returns what was deleted."""
+    """Delete what is not needed, with each version's intent and outcome in the audit log; returns what was deleted.
+
+    The models that past rounds started from go with their data version, and the oldest beyond `replay_mb`.
+    """
     gone = sorted(store.versions(site.state) - needed(site))
     for version in gone:
         with site.audit.act("site", "site", "data.delete", version):
             store.drop(site.state, version)
+    kept, room = store.versions(site.state), site.config.limits.replay_mb * 10**6
+    for bases in sorted((site.state / "bases").glob("*"), key=lambda path: -path.stat().st_mtime):
+        row = site.ledger.request(bases.name)
+        room -= sum(path.stat().st_size for path in bases.iterdir())
+        if row is None or row.permit is None or json.loads(row.permit)["data_version"] not in kept or room < 0:
+            shutil.rmtree(bases)
     return gone

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from fedrec.scientist.syft_client import SyftSite
 
+_log = logging.getLogger("fedrec")
 POLL_S = 1.0  # how often waiting for owners looks again; seconds
 
 
@@ -114,6 +116,14 @@ class Requests:
             time.sleep(POLL_S)
 
 
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """The checkpoints that go to every site in one round, as they stood at its start, so that each proof fits."""
+
+    run: str
+    checkpoints: dict[str, dict[str, Any]]
+
+
 class Datasites:
     """The members of a consortium, each behind a login."""
 
@@ -124,6 +134,7 @@ class Datasites:
         self.catalogue = config.item_ids()
         self._pool = ThreadPoolExecutor(max(1, len(sites)), thread_name_prefix="site")
         self._known: dict[tuple[str, str], dict[str, Any]] = {}
+        self._checkpoints: dict[str, dict[str, Any]] = {}  # each site's newest, to carry to the others
 
     @property
     def n_items(self) -> int:
@@ -203,7 +214,12 @@ class Datasites:
     def run(self, task: RoundTask) -> Sequence[Answer]:
         data = encode(task.shared.tensors)
         message = task.message(sha256(data))
-        return list(self._pool.map(lambda site: self._one(site, task, message, data), task.sites))
+        carried = Carried(task.run, dict(self._checkpoints))
+        answers = list(self._pool.map(lambda site: self._one(site, task, message, data, carried), task.sites))
+        if task.kind == "train" and task.number + 1 < task.plan.spec.rounds:
+            return answers
+        closing = Carried(task.run, dict(self._checkpoints))  # nothing may follow: the last ones are exchanged too
+        return list(self._pool.map(lambda answer: self._closed(answer, closing), answers))
 
     def ask(self, site: str, plan: Plan) -> dict[str, Any]:
         """Call the plan's function at one site without a task; shows what the site says to this account now.
@@ -216,7 +232,7 @@ class Datasites:
             raise Refused.from_answer(answer)
         return answer
 
-    def _one(self, name: str, task: RoundTask, message: dict[str, Any], data: bytes) -> Answer:
+    def _one(self, name: str, task: RoundTask, message: dict[str, Any], data: bytes, carried: Carried) -> Answer:
         site, plan = self._sites[name], task.plan
         before = site.line.counted
         try:
@@ -232,6 +248,7 @@ class Datasites:
             if answer.get("status") != "done":
                 raise Refused.from_answer(answer)
             update = self._update(name, site, known["id"], task, message, answer) if task.kind == "train" else None
+            self._exchange(name, carried)
         except Refused as refusal:
             self._known.pop((name, plan.fingerprint), None)
             raise SiteRefused(name, refusal) from None
@@ -239,6 +256,32 @@ class Datasites:
         return Answer(
             name, update, answer.get("numbers", {}), received - before[1], sent - before[0], answer.get("passport", {})
         )
+
+    def _closed(self, answer: Answer, carried: Carried) -> Answer:
+        """The answer with the bytes of one more exchange of checkpoints."""
+        line = self._sites[answer.site].line
+        before = line.counted
+        try:
+            self._exchange(answer.site, carried)
+        except Refused as refusal:
+            raise SiteRefused(answer.site, refusal) from None
+        up, down = line.counted[1] - before[1], line.counted[0] - before[0]
+        return replace(answer, bytes_up=answer.bytes_up + up, bytes_down=answer.bytes_down + down)
+
+    def _exchange(self, name: str, carried: Carried) -> None:
+        """Bring a site the other institutions' newest checkpoints of its audit logs, and take its own for them."""
+        site, own = self._sites[name], carried.checkpoints.get(name)
+        others = [held for other, held in carried.checkpoints.items() if other != name]
+        body = {"run": carried.run, "since": own["checkpoint"]["size"] if own else 0, "checkpoints": others}
+        data, target = json.dumps(body).encode(), "/fedrec/v1/checkpoints"
+        signed = signing.headers(site.key, "PUT", target, site.uid, body=sha256(data))
+        reply = site.line.call("PUT", target, data, signed)
+        if reply.status != 200:
+            raise reply.refusal()
+        answer = json.loads(reply.body)
+        self._checkpoints[name] = {part: answer[part] for part in ("checkpoint", "from", "proof")}
+        for other in answer["clashes"]:
+            _log.warning("%s says that the audit log of %s is not the one it saw before", name, other)
 
     def _update(
         self, name: str, site: SyftSite, request: str, task: RoundTask, message: dict[str, Any], answer: dict[str, Any]

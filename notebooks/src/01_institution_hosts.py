@@ -16,10 +16,10 @@
 # outsiders get instead of them, the site as PySyft shows it to its users, and at the end, in a plot, why one
 # cinema alone has too little.
 #
-# The three notebooks tell one story. Open each in a tab of its own and run them in order: **1 an institution
-# hosts** → 2 the owner reviews → 3 the scientist trains.
+# The four notebooks tell one story. Open each in a tab of its own and run them in order: **1 an institution
+# hosts** → 2 the owner reviews → 3 the scientist trains → 4 the auditor asks what happened.
 #
-# > In real life notebooks 1 and 2 run on the institution's machine and notebook 3 on the scientist's. `fedrec
+# > In real life notebooks 1, 2 and 4 run on the institution's machine and notebook 3 on the scientist's. `fedrec
 # > lab` puts both roles on one machine; each kernel is given its own role's password only. They are processes of
 # > one person's account, though: here it is good manners that keeps them apart, there it is two machines.
 # >

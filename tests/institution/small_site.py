@@ -43,13 +43,13 @@ class Attack:
 """
 
 
-def make_site(root: Path, limits: str = LIMITS) -> Site:
+def make_site(root: Path, limits: str = LIMITS, name: str = "a") -> Site:
     """Six users touch five of eight films each: user u touches films u..u+4 (mod 8), oldest first."""
-    folder = root / "a"
+    folder = root / name
     (folder / "data").mkdir(parents=True)
     (root / "items.csv").write_text("item\n" + "".join(f"{item}\n" for item in ITEMS))
-    (root / "consortium.toml").write_text('name = "c"\ntitle = "C"\n[[member]]\nname = "a"\nfolder = "a"\n')
-    (folder / "site.toml").write_text(f'name = "a"\ntitle = "A"\nowner = "owner@a.example"\n[limits]\n{limits}')
+    (root / "consortium.toml").write_text(f'name = "c"\ntitle = "C"\n[[member]]\nname = "{name}"\nfolder = "{name}"\n')
+    (folder / "site.toml").write_text(f'name = "{name}"\ntitle = "A"\nowner = "owner@a.example"\n[limits]\n{limits}')
     (folder / "schema.toml").write_text(
         'title = "T"\n[columns]\nuser = "user"\nitem = "item"\nrating = "rating"\ntime = "timestamp"\n'
         "[rating]\nmin = 1\nmax = 5\n"

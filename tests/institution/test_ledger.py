@@ -21,7 +21,7 @@ import fedrec
 from fedrec.errors import Refused
 from fedrec.exchange.passport import sign
 from fedrec.exchange.plan import fingerprint
-from fedrec.institution.audit import AuditLog, read, verify
+from fedrec.institution.audit import AuditLog, Signer, read, verify
 from fedrec.institution.ledger import Ledger, RequestRow
 from fedrec.institution.permit import Task
 
@@ -29,6 +29,10 @@ SITE = SigningKey(b"site".ljust(32, b"."))
 PUBLIC = SITE.verify_key.encode().hex()
 NOW = "2026-05-17T12:00:00Z"
 PLAN = recipe(rounds=5, runs=4)  # 20 train tasks
+
+
+def log_in(folder):
+    return AuditLog(folder / "audit", Signer("a", "0" * 32, SITE), segment=100_000)
 
 
 def permit(train=20):
@@ -171,17 +175,18 @@ from pathlib import Path
 import test_ledger as t
 
 def work(folder, out):
-    ledger, log, number = t.Ledger(folder / "l"), t.AuditLog(folder / "audit"), 1000 * int(sys.stdin.readline())
+    ledger, log, number = t.Ledger(folder / "l"), t.log_in(folder), 1000 * int(sys.stdin.readline())
+    log.start("a", {event["seq"]: "unknown" for event in log.left_open()}, {})
     while True:
         number += 1
-        log.event("s", "scientist", "train", "x", outcome="intent", round=number)
+        intent = log.event("s", "scientist", "train", "x", outcome="intent", round=number)
         os.write(out, f"intent {number}\\n".encode())
         t.reserve(ledger, number)
         os.write(out, f"reserved {number}\\n".encode())
         ledger.first_time(b"%d" % number)
         os.write(out, f"call {number}\\n".encode())
         ledger.finish(t.task(number).key("r" * 32), "done", {"n": number}, t.NOW)
-        log.event("s", "scientist", "train", "x", outcome="done", round=number)
+        log.event("s", "scientist", "train", "x", outcome="done", of=intent, round=number)
         os.write(out, f"done {number}\\n".encode())
 
 for _ in range(int(sys.argv[3])):
@@ -230,9 +235,9 @@ def kills(tmp_path, times, seed=5):
             kind, value = line.split()
             acknowledged[kind].add(int(value))
     assert child.wait(10) == 0
-    ledger, log = Ledger(tmp_path / "l"), AuditLog(tmp_path / "audit")
-    events = [event for event in read(log.path) if event["actor"] == "s"]
-    assert verify(log.path).verdict == "ok"
+    ledger, log = Ledger(tmp_path / "l"), log_in(tmp_path)
+    events = [event for event in read(log.folder) if event["actor"] == "s"]
+    assert verify(log.folder, key=PUBLIC).verdict == "ok"
     assert acknowledged["intent"] <= {event["round"] for event in events if event["outcome"] == "intent"}
     assert acknowledged["done"] <= {event["round"] for event in events if event["outcome"] == "done"}
     with sqlite3.connect(tmp_path / "l") as db:

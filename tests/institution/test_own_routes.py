@@ -105,7 +105,7 @@ def test_a_scientist_reads_his_own_acts_and_no_others(say, site):
     site.audit.event(OWNER.email, "owner", "approve", "f", outcome="done")
     found = page(say, "scientist")["events"]
     assert {event["actor"] for event in found} == {"scientist@x.org"}
-    assert [event["act"] for event in found] == ["train", "read"]
+    assert [event["act"] for event in found] == ["train", "train", "read"]  # intent and outcome; the read goes on
     assert {event["actor"] for event in page(say, "auditor")["events"]} >= {"other@x.org", OWNER.email}
 
 
@@ -127,7 +127,7 @@ def test_a_long_log_comes_in_pages_that_hold_every_event_once(say, site, monkeyp
         found += answer["events"]
         after, pages = answer["next"], pages + 1
     assert [event["seq"] for event in found] == list(range(len(found)))
-    assert [event["object"] for event in found if event["act"] == "fill"] == [str(number) for number in range(50)]
+    assert [event["object"] for event in found if event["act"] == "fill"] == [str(number // 2) for number in range(100)]
     assert pages > 5
     monkeypatch.setattr(app, "PAGE", 1)  # an event larger than a page comes alone
     assert len(page(say, "auditor")["events"]) == 1
@@ -160,7 +160,7 @@ def test_a_read_that_cannot_be_noted_reads_nothing(say, site):
 def test_a_refusal_of_an_account_names_it_in_the_log_and_a_strangers_does_not(say, site):
     say("operator", "GET", AUDIT)
     say("stranger", "GET", AUDIT)
-    known, unknown = list(audit.read(site.audit.path))[-2:]
+    known, unknown = list(audit.read(site.audit.path))[-4:][1::2]
     assert (known["actor"], known["object"], known["outcome"]) == ("operator@x.org", "GET audit", "gate.role")
     assert (unknown["actor"], unknown["detail"]) == ("anonymous", {"refused": 1})
 

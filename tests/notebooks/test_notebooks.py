@@ -1,4 +1,4 @@
-"""The three notebooks, run as three tabs against the four datasites: 1 first, then 2 and 3 side by side."""
+"""The notebooks, run as tabs against the four datasites: 1 first, then 2 and 3 side by side, then 4."""
 
 from __future__ import annotations
 
@@ -14,20 +14,22 @@ import pytest
 from nbclient import NotebookClient
 from real_sites import ADA_PASSWORD
 
-from fedrec.demo.lab import OtherOwners, install
+from fedrec.demo.lab import OtherOwners, add_auditor, install
 from fedrec.demo.owners import listed
 from fedrec.demo.sites import Sites
 
 pytestmark = [pytest.mark.sites, pytest.mark.timeout(600)]
 ROOT = Path(__file__).parents[2]
 SLOWEST = 240  # seconds that one cell may take
+EVE_PASSWORD = "eve-secret-2264"  # the auditor's
 
 
 @pytest.fixture(scope="module")
 def lab(sites: Sites, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The kernels of both roles."""
     folder = tmp_path_factory.mktemp("lab")
-    install(folder, sites, ADA_PASSWORD)
+    add_auditor(sites, EVE_PASSWORD)
+    install(folder, sites, ADA_PASSWORD, EVE_PASSWORD)
     return folder
 
 
@@ -40,15 +42,15 @@ def executed(sites: Sites, lab: Path) -> dict[str, Any]:
         NotebookClient(notebook, timeout=SLOWEST, resources={"metadata": {"path": str(lab)}}).execute()
         return notebook
 
-    first, *others = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    first, *others, last = sorted((ROOT / "notebooks").glob("*.ipynb"))
     said: list[str] = []
     with pytest.MonkeyPatch.context() as patch, OtherOwners(sites, said.append), ThreadPoolExecutor(2) as tabs:
         patch.setenv("JUPYTER_PATH", str(lab / "jupyter"))
         patch.setenv("JUPYTER_RUNTIME_DIR", str(lab / "runtime"))
         patch.setenv("IPYTHONDIR", str(lab / "ipython"))
-        done = [run(first), *tabs.map(run, others)]
+        done = [run(first), *tabs.map(run, others), run(last)]
     assert [line for line in said if "approved" not in line] == []  # the other owners
-    return {path.stem[:2]: notebook for path, notebook in zip([first, *others], done, strict=True)}
+    return {path.stem[:2]: notebook for path, notebook in zip([first, *others, last], done, strict=True)}
 
 
 def text_of(cell: Any) -> str:
@@ -104,8 +106,29 @@ def test_federated_models_are_better_than_local_ones(executed):
         assert federated_ndcg > local_ndcg
 
 
+def test_the_auditor_may_do_little_and_finds_one_changed_byte(executed):
+    text = all_text(executed["04"])
+    assert "dataset.get_all" in text
+    assert "every act has its event, every event its act" in text
+    assert "missing: nothing | clashes: nothing" in text
+    assert re.search(r"^0 +train +1 +([0-9a-f]{16}) +\1 +True$", text, re.M)
+    table = final_table(executed["04"])
+    assert "its copy, one letter changed: the event's content was changed" in table
+    for row in (
+        r"aurora's log +ok +None +0",
+        r"its copy, one letter changed +tampered +\d+ +3",
+        r"aurora's pack +ok +None +0",
+        r"the pack, one bit changed +tampered +(None|\d+) +3",
+    ):
+        assert re.search(rf"^{row}$", table, re.M), table
+    pictures = [
+        out for cell in executed["04"].cells for out in cell.get("outputs", []) if "image/png" in out.get("data", {})
+    ]
+    assert len(pictures) == 1
+
+
 def test_no_output_holds_a_password_or_a_path_of_this_machine(executed, sites, lab):
-    secrets = [ADA_PASSWORD, *(site.owner_password for site in sites.all.values())]
+    secrets = [ADA_PASSWORD, EVE_PASSWORD, *(site.owner_password for site in sites.all.values())]
     places = [str(lab), str(sites.work), str(ROOT), sys.prefix, str(Path.home() / ".")]
     for name, notebook in executed.items():
         outputs = json.dumps([cell.get("outputs", []) for cell in notebook.cells])

@@ -1,0 +1,144 @@
+"""The audit log's figures: `python benchmarks/audit.py [--events N] [--mutations N] [--json FILE]`.
+
+How fast verify.py reads on one core and how much memory it needs, what an event costs on the call path, alone and with
+others at the same time, what a round's exchange of checkpoints costs a site, and how many mutated logs are detected.
+The large log's events are written by the log itself, in large groups; a real disk takes part in what a call waits for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT / "tests" / "institution"), str(ROOT / "tests" / "attacks")]
+
+VERIFY = """
+import json, resource, sys, time
+sys.path.insert(0, sys.argv[2])
+import verify
+from pathlib import Path
+base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+began = time.process_time()
+found = verify.verify(Path(sys.argv[1]))
+seconds = time.process_time() - began
+print(json.dumps([found, seconds, base, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]))
+"""
+
+
+def reading(folder: Path, count: int) -> dict[str, Any]:
+    """Events per second of processor time and the memory that a log needs, by its length."""
+    from audit_logs import PERSON, opened
+
+    log = opened(folder)
+    ids = {"role": "scientist", "purpose": "research", "act": "train", "object": "ab" * 32, "request": "ab" * 16}
+    body = {"actor": PERSON[0], **ids, "permit": "cd" * 8, "run": "my_factors-p1-ab12cd34", "round": 3, "of": None}
+    facts = {"sha256": "ef" * 32, "bytes": 123456, "guard": "passed", "jail_level": 2, "pid": 4711, "uid": 65534}
+    pair = [{**body, "outcome": "intent", "detail": {}}, {**body, "outcome": "done", "detail": facts}]
+    marks = {}
+    for size in (count // 10, count):
+        while log.checkpoint()["size"] < size:
+            log._put(pair * 5000)  # one group, as if ten thousand had come at once
+        given = [sys.executable, "-I", "-S", "-c", VERIFY, str(folder), str(ROOT / "fedrec" / "institution")]
+        run = subprocess.run(given, capture_output=True, text=True, check=True)
+        found, seconds, before, after = json.loads(run.stdout)
+        assert found["verdict"] == "ok", found
+        megabytes = sum(path.stat().st_size for path in folder.glob("*.jsonl")) / 1e6
+        marks[found["events"]] = {
+            "events_per_s": round(found["events"] / seconds), "megabytes": round(megabytes),
+            "memory_mb": round((after - before) / 1024, 1),
+        }  # fmt: skip
+    began = time.process_time()
+    log.close()
+    again = opened(folder)
+    again.close()
+    return {"by_events": marks, "open_again_s": round(time.process_time() - began, 2)}
+
+
+def writing(folder: Path, count: int) -> dict[str, Any]:
+    """Milliseconds that a caller waits for one event: alone, and with seven others; and the disk's own share."""
+    from audit_logs import opened
+
+    def disk() -> float:
+        handle = os.open(folder / "probe", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        times = []
+        for _ in range(count):
+            began = time.perf_counter()
+            os.write(handle, b"x" * 600)
+            os.fdatasync(handle)
+            times.append(1000 * (time.perf_counter() - began))
+        os.close(handle)
+        return statistics.median(times)
+
+    log = opened(folder / "log")
+
+    def one(_: int) -> float:
+        began = time.perf_counter()
+        log.event("s", "scientist", "stop", "x", outcome="done")
+        return 1000 * (time.perf_counter() - began)
+
+    def two(_: int) -> float:
+        began = time.perf_counter()
+        log.event("s", "scientist", "train", "x", outcome="done")
+        return 1000 * (time.perf_counter() - began)
+
+    processor = time.process_time()
+    alone = [one(number) for number in range(count)]
+    processor = 1000 * (time.process_time() - processor) / count
+    pairs = [two(number) for number in range(count)]
+    began = time.perf_counter()
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(two, range(4 * count)))
+    grouped = 1000 * (time.perf_counter() - began) / (8 * count)
+    log.close()
+    return {
+        "event_ms_median": round(statistics.median(alone), 3),
+        "event_ms_p95": round(sorted(alone)[-len(alone) // 20], 3),
+        "intent_with_outcome_ms_median": round(statistics.median(pairs), 3), "disk_alone_ms_median": round(disk(), 3),
+        "processor_ms_per_event": round(processor, 3), "eight_threads_ms_per_event": round(grouped, 3),
+    }  # fmt: skip
+
+
+def mutating(folder: Path, count: int) -> dict[str, Any]:
+    """How many mutated logs are detected, alone and with a witness; and every byte of a thousand events."""
+    from test_tampering import Case, every_byte, mutations
+
+    began = time.monotonic()
+    found = {name: dict(sorted(kinds.items())) for name, kinds in mutations(Case(folder, 20), count).items()}
+    totals = {name: sum(kinds.values()) for name, kinds in found.items() if name != "control"}
+    bytes_changed = every_byte(folder / "bytes", 1)
+    return {
+        "logs": sum(totals.values()), **totals, "by_kind": found, "bytes_changed_one_by_one": bytes_changed,
+        "bytes_missed": 0, "seconds": round(time.monotonic() - began, 1),
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--events", type=int, default=500_000)
+    parser.add_argument("--mutations", type=int, default=10_000)
+    parser.add_argument("--json", default="-")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        report = {
+            "reading": reading(Path(folder) / "long", given.events),
+            "writing": writing(Path(folder), 1000),
+            "mutations": mutating(Path(folder) / "mutated", given.mutations) if given.mutations else None,
+            "memory_mb_of_this_process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        }
+    text = json.dumps(report, indent=1)
+    print(text) if given.json == "-" else Path(given.json).write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""`fedrec audit`: the commands about one run, and about what the log says against what the site has."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from fedrec.cli.output import emit, json_option, say
+from fedrec.errors import WrongInput
+
+site_argument = click.argument("folder", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path))
+
+
+@click.command()
+@site_argument
+@json_option
+def reconcile(folder: Path, target: str | None) -> None:
+    """Compare DIR's log with its ledger, PySyft's store, released updates and models; exit 3 if one lacks the other."""
+    from fedrec.institution.evidence.reconcile import reconcile as compare
+
+    found = set(compare(folder))
+    if found:  # a running site may have been between an act and its event
+        time.sleep(1.0)
+        found &= set(compare(folder))
+    lines = [f"{one.kind}: {one.where}: {one.what}" for one in sorted(found)]
+    emit({"findings": [one.as_dict() for one in sorted(found)]}, target,
+         text="\n".join(lines) or "every act has its event, every event its act")  # fmt: skip
+    sys.exit(3 if found else 0)
+
+
+@click.command()
+@site_argument
+@click.option("--run", required=True, metavar="RUN", help="The run, as fedrec audit log shows it.")
+@click.option("--round", "number", type=int, help="Compare this round only; the ones before it are still done.")
+@json_option
+def replay(folder: Path, run: str, number: int | None, target: str | None) -> None:
+    """Do a run's rounds at DIR's site again and compare what leaves with the log; exit 3 if it differs."""
+    from fedrec.config import SiteConfig
+    from fedrec.institution import walls
+    from fedrec.institution.evidence.replay import replay as again
+    from fedrec.institution.evidence.replay import text_of
+    from fedrec.institution.jail import Jail
+
+    jail = Jail(walls.level_here(SiteConfig.load(folder / "site.toml").limits.jail_level))
+    try:
+        jail.wait_ready()
+        rows = []
+        for one in again(folder, run, jail, number):
+            rows.append(one.as_dict())
+            say(text_of(rows[-1]))
+    finally:
+        jail.close()
+    differ = [row for row in rows if not row["same"]]
+    emit(
+        {"run": run, "tasks": rows}, target, text=f"{len(rows) - len(differ)} of {len(rows)} tasks gave the same again"
+    )
+    sys.exit(3 if differ else 0)
+
+
+@click.command()
+@site_argument
+@click.option("--run", required=True, metavar="RUN", help="The run, as fedrec audit log shows it.")
+@click.option("--request", default="", metavar="ID", help="Its request, where two have a run of this name.")
+@click.option("--alone", is_flag=True, help="Leave the log out: the run's own events with their proofs only.")
+@click.option("--out", metavar="FILE", type=click.Path(path_type=Path), help="The ZIP; RUN-SITE.zip by default.")
+@json_option
+def pack(folder: Path, run: str, request: str, alone: bool, out: Path | None, target: str | None) -> None:
+    """Put everything that DIR's site holds about a run into a ZIP that can be checked without the site."""
+    from fedrec.institution.evidence.export import announced
+    from fedrec.institution.evidence.pack import pack as packed
+
+    with announced(folder, "pack"):
+        data = packed(folder, run, request, alone)
+        place = out or Path(f"{run}-{folder.absolute().name}.zip")
+        try:
+            place.write_bytes(data)
+        except OSError as error:
+            raise WrongInput(f"{place}: cannot be written ({error.strerror})") from None
+    digest = hashlib.sha256(data).hexdigest()
+    facts = {"file": str(place), "bytes": len(data), "sha256": digest, "run": run}
+    emit(facts, target, text=f"{place}: {len(data):,} bytes, SHA-256 {digest}")
+
+
+@click.command()
+@click.argument("packs", metavar="PACK...", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.option("--plot", metavar="FILE", type=click.Path(path_type=Path), help="Also draw it: .png, .svg or .pdf.")
+@json_option
+def timeline(packs: tuple[Path, ...], plot: Path | None, target: str | None) -> None:
+    """Merge several institutions' packs of one run into one story; exit 3 if what they say cannot all be true."""
+    from fedrec.institution.evidence.timeline import figure_of, merge, text_of
+
+    story = merge(packs)
+    if plot is not None:
+        try:
+            figure_of(story).savefig(plot)
+        except (OSError, ValueError) as error:
+            raise WrongInput(f"{plot}: cannot be drawn ({error})") from None
+    emit(story, target, text=text_of(story))
+    sys.exit(3 if story["clashes"] else 0)

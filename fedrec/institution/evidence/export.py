@@ -1,0 +1,70 @@
+"""A log as CSV or JSON lines, for a spreadsheet or another system; an export of a site's own log is an event in it."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, TextIO
+
+from fedrec.config import SiteConfig
+from fedrec.exchange.wire import canonical
+from fedrec.institution.audit import AuditLog
+from fedrec.institution.evidence.find import Event
+from fedrec.institution.head import alone
+from fedrec.institution.serve import control
+from fedrec.institution.site import Keys
+
+COLUMNS = tuple("seq at actor role purpose act object outcome of request permit run round detail hash".split())
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # what a spreadsheet may take for a formula when a cell begins with it
+
+Form = Literal["csv", "jsonl"]
+
+
+def write(events: Iterable[Event], form: Form, file: TextIO) -> int:
+    """Write the events and return their number.
+
+    A CSV cell that a spreadsheet would compute gets a quote in front; JSON lines are the log's own, byte for byte.
+    """
+    count = 0
+    table = csv.writer(file, lineterminator="\n") if form == "csv" else None
+    if table is not None:
+        table.writerow(COLUMNS)
+    for event in events:
+        if table is not None:
+            table.writerow([cell(event.get(name)) for name in COLUMNS])
+        else:
+            file.write(canonical(event).decode() + "\n")
+        count += 1
+    return count
+
+
+def cell(value: Any) -> str:
+    """A value as a CSV cell that no spreadsheet computes."""
+    text = "" if value is None else json.dumps(value, sort_keys=True) if isinstance(value, dict) else str(value)
+    return f"'{text}" if text.startswith(FORMULA) else text
+
+
+@contextmanager
+def announced(folder: Path, form: str) -> Iterator[None]:
+    """Write the export of a site's own log into that log: by the site while it runs, else here, intent and outcome.
+
+    Who may read the files can copy them past this; the event is what an honest export leaves.
+
+    Raises:
+        Refused: `audit.write`; nothing is exported then.
+    """
+    with alone(folder / "state") as free:
+        if not free:
+            control(folder, {"op": "audit.export", "form": form})
+            yield
+            return
+        name = SiteConfig.load(folder / "site.toml").name
+        log = AuditLog(folder / "state" / "audit", Keys.load_or_make(folder / "state").signer(name))
+        try:
+            with log.act("site", "operator", "export", "log", detail={"form": form}):
+                yield
+        finally:
+            log.close()

@@ -1,0 +1,41 @@
+"""What became of the acts that a crash left without an outcome in the audit log: the next start says it of each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fedrec.institution import store
+from fedrec.institution.permit import KINDS
+from fedrec.institution.site import Site
+
+
+def states(site: Site) -> dict[int, str]:
+    """By the intent's number: done, not-done, again (it is repeated now), ended (its outcome was kept), or unknown.
+
+    Void permits must have been voided before.
+    """
+    return {int(intent["seq"]): _state(site, intent) for intent in site.audit.left_open()}
+
+
+def _state(site: Site, intent: Mapping[str, Any]) -> str:
+    row = site.ledger.request(intent["request"])
+    match intent["act"]:
+        case kind if kind in KINDS:
+            jobs = [job for job in site.ledger.jobs_of(intent["request"], intent["run"]) if job.task.kind == kind]
+            found = {job.status for job in jobs if job.task.round == intent["round"]}
+            return "again" if "running" in found else "ended" if found else "not-done"
+        case "approve":
+            permit = None if row is None else row.signed_permit
+            return _done(permit is not None and permit["id"] == intent["permit"])
+        case "deny" | "revoke":
+            return _done(row is not None and row.decision in ("denied", "revoked"))
+        case "data.delete":
+            return _done(intent["object"] not in store.versions(site.state))
+        case "pause" | "resume" as act:
+            return _done(site.ledger.paused() == (act == "pause"))
+    return "unknown"
+
+
+def _done(yes: bool) -> str:
+    return "done" if yes else "not-done"

@@ -1,0 +1,75 @@
+"""What may leave after a task, from what the jail wrote: the same for the site and for an auditor's replay."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedrec.config.site import Limits
+from fedrec.core.split import split
+from fedrec.errors import Refused
+from fedrec.exchange.plan import PlanText
+from fedrec.exchange.wire import decode, encode, sha256
+from fedrec.institution.guard import Guard, check_counts, check_sums
+from fedrec.institution.store import Store
+
+MAX_MORE = 10**6  # bytes of an update file beyond the arrays
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """An update that passed the guard.
+
+    Args:
+        thin_items: rows that too few users stand behind and that are zero now; None where the site has no such limit.
+    """
+
+    data: bytes
+    rows: int
+    users: int
+    thin_items: int | None
+
+    @property
+    def sha256(self) -> str:
+        return sha256(self.data)
+
+
+def update_of(
+    plan: PlanText, limits: Limits, store: Store, protocol: str, file: Path, body: Mapping[str, Any]
+) -> Update:
+    """The update that a train task wrote into `file`, looked at for the last time.
+
+    Args:
+        body: what the jail reported.
+
+    Raises:
+        Refused: `guard.` and what is wrong with it.
+    """
+    rows, users = check_counts(body, store.n_rows, store.n_users)
+    if file.stat().st_size > limits.megabytes * 10**6 + MAX_MORE:  # before it is read into memory
+        raise Refused("guard.bytes", f"the update is larger than {limits.megabytes:g} MB", "Make the model smaller")
+    tensors, thin = decode(file.read_bytes()), None
+    guard = Guard(plan.leaves, store.n_items, int(limits.megabytes * 10**6), limits.min_users_per_row)
+    if limits.min_users_per_row > 1:
+        tensors, thin = guard.cohort(tensors, split(store.rows(), protocol, plan.seed).train.matrix())
+    data = encode(tensors)  # written anew: the bytes that the jail wrote could carry more than the arrays
+    guard.check(tensors, len(data))
+    return Update(data, rows, users, thin)
+
+
+def numbers_of(store: Store, body: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """The sums that an evaluate task reported, and the SHA-256 of their JSON with sorted keys.
+
+    Raises:
+        Refused: `guard.` and what is wrong with them.
+    """
+    numbers: dict[str, Any] = check_sums(body.get("numbers"), store.n_users)
+    return numbers, numbers_sha256(numbers)
+
+
+def numbers_sha256(numbers: Mapping[str, Any]) -> str:
+    """SHA-256 of an answer's sums; 64 hex digits."""
+    return sha256(json.dumps(numbers, sort_keys=True, separators=(",", ":")).encode())

@@ -1,0 +1,250 @@
+"""Verify a fedrec audit log offline: `python verify.py LOG [--key HEX] [--witness OTHER]...`
+
+This file needs Python 3.11 and nothing else; fedrec itself verifies with it. LOG and OTHER are a site's folder, an
+audit folder or one file; OTHER is another institution's log, or a copy of the same one. Exit 0: ok, or incomplete-tail
+(the last line was not written whole); 3: tampered, or witness-clash (OTHER holds what differs); 2: nothing to verify.
+
+The log is JSON lines in canonical form (RFC 8785), each with the SHA-256 of the one before in `prev` and its own in
+`hash`. An act is two events: intent, and outcome (`of` is the intent's number). A checkpoint is an event that the
+site signs (Ed25519) over the Merkle root (RFC 6962) of all events before it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+TEXTS = ("act", "actor", "at", "hash", "object", "outcome", "permit", "prev", "purpose", "request", "role", "run")
+KEYS = frozenset([*TEXTS, "detail", "of", "round", "seq"])
+SINGLE = frozenset(["start", "stop", "checkpoint", "witness", "repair"])  # acts of one event; all others have two
+SIGNED = ("kind", "key", "name", "root", "site", "size", "time")  # what a checkpoint's signature covers
+KIND, START = "fedrec-checkpoint-v1", "0" * 64  # START: `prev` of the first event
+GAP, MAX_LINE, MAX_OPEN = 256, 1 << 16, 1000  # events between checkpoints; bytes of an event; acts at once
+
+
+_decode = json.JSONDecoder(parse_float=str, parse_constant=str).decode  # neither is whole: not canonical then
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":")).encode
+
+
+class Checker:
+    """Checks a log event by event, and knows after each what it needs to go on; small, however long the log."""
+
+    def __init__(self, every: bool = False) -> None:
+        self.every = every  # check every signature, not only the last one, which stands for all before it
+        self.seq, self.prev, self.checkpoint, self.started = 0, START, -1, False
+        self.peaks: list[bytes] = []  # roots of the complete subtrees so far, largest first
+        self.open: dict[int, str] = {}  # intents without an outcome so far, with their act
+        self.last: dict[str, Any] = {}  # the last checkpoint
+
+    def feed(self, line: bytes) -> str:
+        """What is wrong with the next line; "" when it is right, and then it counts."""
+        try:
+            text = line.decode()
+            event = _decode(text)
+            if type(event) is not dict or event.keys() != KEYS or set(map(type, map(event.get, TEXTS))) != {str}:
+                return "the event lacks keys, or has others"
+            if _encode(event) != text[:-1]:
+                return "the event is not in canonical form"
+            digest, seq = event["hash"], event["seq"]
+            if type(seq) is not int or seq != self.seq:
+                return f"event {self.seq} is missing, moved or doubled"
+            if event["prev"] != self.prev:
+                return "the event does not follow from the one before"
+            if hashlib.sha256(text[:-1].replace(f'"hash":"{digest}",', "", 1).encode()).hexdigest() != digest:
+                return "the event's content was changed"
+            if wrong := self._wrong(event, event["act"], event["detail"], event["of"]):
+                return wrong
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return "the event is not readable"
+        if event["act"] == "checkpoint":
+            self.checkpoint, self.last = seq, event["detail"]
+        new, size = hashlib.sha256(b"\x00" + line[:-1]).digest(), seq
+        while size & 1:
+            new, size = hashlib.sha256(b"\x01" + self.peaks.pop() + new).digest(), size >> 1
+        self.peaks.append(new)
+        self.seq, self.prev, self.started = seq + 1, digest, event["act"] == "start"
+        return ""
+
+    def root(self) -> str:
+        """The Merkle root of the events so far."""
+        roots = self.peaks or [hashlib.sha256(b"").digest()]
+        return reduce(lambda root, peak: hashlib.sha256(b"\x01" + peak + root).digest(), reversed(roots)).hex()
+
+    def _wrong(self, event: dict[str, Any], act: str, detail: dict[str, Any], of: int | None) -> str:
+        for key, value in detail.items():
+            if not key.isascii() or type(value) not in (str, bool, int) or (type(value) is int and abs(value) >> 53):
+                return "the detail is not of texts, whole numbers, true and false"
+        if not {type(of), type(event["round"])} <= {int, type(None)}:
+            return "a number is not a whole number"
+        if act == "checkpoint":
+            return self._wrong_checkpoint(event, {key: detail[key] for key in SIGNED}, detail)
+        if self.checkpoint < 0:
+            return "the log does not begin with its site's signed checkpoint"
+        if self.seq - self.checkpoint > GAP or self.started:
+            return "a signed checkpoint is missing before the event"
+        if event["outcome"] == "intent" and of is None and len(self.open) < MAX_OPEN:
+            self.open[self.seq] = act
+        elif of is not None or act not in SINGLE or event["outcome"] == "intent":
+            if of is None or event["outcome"] == "intent" or self.open.get(of) != act:
+                return "an act is not one intent and one outcome"
+            del self.open[of]
+        elif act == "start":
+            if named(detail) != self.open.keys():
+                return "the site started without saying what became of the acts that were open"
+            self.open = {}
+        return ""
+
+    def _wrong_checkpoint(self, event: dict[str, Any], facts: dict[str, Any], detail: dict[str, Any]) -> str:
+        if (facts["kind"], facts["size"], facts["root"]) != (KIND, self.seq, self.root()):
+            return "the checkpoint does not stand for the events before it"
+        if self.last and any(facts[key] != self.last[key] for key in ("key", "name", "site")):
+            return "the checkpoint is another site's"
+        more = {f"open_{number}": act for number, act in self.open.items()} | {"peaks": b"".join(self.peaks).hex()}
+        rest = {"at": facts["time"], "object": facts["root"], "actor": "site", "role": "site", "outcome": "done"}
+        rest |= {"of": None, "permit": "", "purpose": "", "request": "", "round": None, "run": ""}
+        facts |= {"signature": detail["signature"]} | (more if "peaks" in detail else {})
+        if {**event, **rest, "detail": facts} != event:
+            return "the checkpoint says more than is signed"
+        return "" if not self.every or signed(detail) else "the checkpoint is not signed by its key"
+
+
+def named(detail: Mapping[str, Any]) -> set[int]:
+    """The open acts that a start, or a segment's first checkpoint, names as open_NUMBER."""
+    return {int(key[5:]) for key in detail if key.startswith("open_")}
+
+
+def lines(place: Path) -> Iterator[bytes]:
+    """A log's lines with their newlines; one that is too long comes in pieces."""
+    found = (sorted(place.glob(f"{below}*.jsonl")) for below in ("state/audit/", "audit/", ""))
+    for path in next(filter(None, found), [place]):
+        with path.open("rb") as file:
+            while line := file.readline(MAX_LINE):
+                yield line
+
+
+def verify(place: Path, key: str = "", witnesses: Iterable[Path] = (), every: bool = False) -> dict[str, Any]:
+    """Check a log with the key that its site must have ("" believes the log's own); never raises on what it reads.
+
+    `first_bad` is the number of the first wrong event. `signed` and `witnessed` are how many events the site's last
+    checkpoint, and the last one that a witness holds, stand for: what comes after is only chained.
+    """
+    log, witnesses, torn = Checker(every), list(witnesses), False
+    held: dict[int, list[dict[str, Any]]] = {}
+
+    def say(verdict: str, first_bad: int | None = None, reason: str = "") -> dict[str, Any]:
+        found = {"verdict": verdict, "events": log.seq, "first_bad": first_bad, "reason": reason}
+        who = {"site": log.last.get("name", ""), "key": log.last.get("key", "")}
+        seen = max([0, *(size for size in held if size < log.seq)])
+        return {**found, **who, "signed": max(0, log.checkpoint), "witnessed": seen}
+
+    try:
+        for line in lines(place):
+            bad = "the event is not readable" if torn or len(line) == MAX_LINE else ""
+            torn = not line.endswith(b"\n")
+            if bad := bad or ("" if torn else log.feed(line)):
+                return say("tampered", log.seq, bad)
+            if log.seq == 1 and not torn:
+                if key and log.last["key"] != key.lower():
+                    return say("tampered", 0, "the log is signed with another key than the given one")
+                held = _held(witnesses, log.last)
+            if clash := _clash(held.get(log.seq - 1, ()), log):
+                return say("witness-clash", log.seq - 1, clash)
+        if not log.seq:
+            return say("unreadable", None, "there is no event")
+        if not signed(log.last):
+            return verify(place, key, witnesses, every=True)
+        if clash := next(filter(None, (_clash(held[size], log) for size in sorted(held) if size >= log.seq)), ""):
+            return say("witness-clash", log.seq, f"the log ends too early: {clash}")
+    except OSError as error:
+        return say("unreadable", None, str(error.strerror))
+    return say("incomplete-tail", log.seq, "the last line was not written whole") if torn else say("ok")
+
+
+def _held(witnesses: Iterable[Path], own: Mapping[str, Any]) -> dict[int, list[dict[str, Any]]]:
+    """What the witnesses hold of this site, by size; a line that cannot be read is nobody's testimony."""
+    held: dict[int, list[dict[str, Any]]] = {}
+    for line in (line for place in witnesses for line in lines(place)):
+        try:
+            if line.startswith((b'{"act":"witness"', b'{"act":"checkpoint"')):
+                facts = {name: _decode(line.decode())["detail"][name] for name in (*SIGNED, "signature")}
+                if facts["site"] == own["site"] or facts["name"] == own["name"]:
+                    held.setdefault(int(facts["size"]), []).append(facts)
+        except (ValueError, KeyError, TypeError, RecursionError):
+            continue
+    return held
+
+
+def _clash(kept: Iterable[Mapping[str, Any]], log: Checker) -> str:
+    """How what the witnesses hold of one size differs from the log; what this site never signed does not count."""
+    for facts in kept:
+        same = all(facts[name] == log.last[name] for name in ("key", "root", "size"))
+        if not same and (facts["key"] != log.last["key"] or signed(facts)):
+            return f"a witness holds another signed checkpoint of {facts['size']} events of this site"
+    return ""
+
+
+def signed(facts: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint has a good signature of the key that it names."""
+    try:
+        text = _encode({name: facts[name] for name in SIGNED}).encode()
+        return ed25519(bytes.fromhex(facts["key"]), text, bytes.fromhex(facts["signature"]))
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+P, ORDER = 2**255 - 19, 2**252 + 27742317777372353535851937790883648493
+D, ROOT = -121665 * pow(121666, -1, P) % P, pow(2, (P - 1) // 4, P)
+Point = tuple[int, ...]  # x, y, z, x * y / z
+
+
+def ed25519(key: bytes, message: bytes, signature: bytes) -> bool:
+    """Whether an Ed25519 signature is good (RFC 8032, 5.1.7)."""
+    a, r, s = _point(key), _point(signature[:32]), int.from_bytes(signature[32:], "little")
+    base = _point((4 * pow(5, -1, P) % P).to_bytes(32, "little"))
+    if a is None or r is None or base is None or len(signature) != 64 or s >= ORDER:
+        return False
+    h = int.from_bytes(hashlib.sha512(signature[:32] + key + message).digest(), "little") % ORDER
+    left, right = _times(s, base), _add(r, _times(h, a))
+    return not any((left[i] * right[2] - right[i] * left[2]) % P for i in (0, 1))
+
+
+def _add(p: Point, q: Point) -> Point:
+    a, b = (p[1] - p[0]) * (q[1] - q[0]) % P, (p[1] + p[0]) * (q[1] + q[0]) % P
+    c, d = 2 * p[3] * q[3] * D % P, 2 * p[2] * q[2] % P
+    e, f, g, h = b - a, d - c, d + c, b + a
+    return e * f % P, g * h % P, f * g % P, e * h % P
+
+
+def _times(factor: int, p: Point) -> Point:
+    q: Point = (0, 1, 1, 0)
+    while factor:
+        q, p, factor = _add(q, p) if factor & 1 else q, _add(p, p), factor >> 1
+    return q
+
+
+def _point(data: bytes) -> Point | None:
+    y = int.from_bytes(data, "little")
+    sign, y = y >> 255, y & (1 << 255) - 1
+    square = (y * y - 1) * pow(D * y * y + 1, -1, P) % P
+    x = pow(square, (P + 3) // 8, P)
+    x = x if (x * x - square) % P == 0 else x * ROOT % P
+    x = P - x if x & 1 != sign else x
+    bad = len(data) != 32 or y >= P or x == P or (x * x - square) % P
+    return None if bad else (x, y, 1, x * y % P)
+
+
+def main(words: list[str]) -> int:
+    """Verify what the command line names; returns the exit code."""
+    given = {word: [b for a, b in zip(words, words[1:]) if a == word] for word in ("--key", "--witness")}  # noqa: B905, RUF007
+    found = verify(Path(words[0] if words else "."), "".join(given["--key"]), map(Path, given["--witness"]))
+    sys.stdout.write(json.dumps(found) + "\n")
+    return {"ok": 0, "incomplete-tail": 0, "unreadable": 2}.get(found["verdict"], 3)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
