@@ -130,6 +130,7 @@ def test_every_byte_and_second_of_every_round_is_counted(told):
 def test_the_four_audit_logs_verify(told):
     report, _, _, _ = told
     assert {row["site"]: row["verdict"] for row in report["audit"]} == dict.fromkeys(SITES, "ok")
+    assert all(0.5 * row["events"] < row["witnessed"] < row["events"] for row in report["audit"])  # by the other three
 
 
 def test_nothing_is_left_running_and_no_file_is_left(told):
