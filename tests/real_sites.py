@@ -145,11 +145,7 @@ def http_call(
     headers: Mapping[str, str] | None = None,
     source: str = "127.0.0.1",
 ) -> tuple[int, bytes]:
-    """One bare HTTP call; stops sending when the site answers before it has read everything.
-
-    Args:
-        source: the loopback address that the call comes from.
-    """
+    """One bare HTTP call from the loopback address `source`; stops sending when the site answers before the end."""
     parts = urlsplit(url)
     line = http.client.HTTPConnection(str(parts.hostname), parts.port, timeout=60, source_address=(source, 0))
     line.putrequest(method, target)

@@ -40,8 +40,9 @@ from fedrec.institution.witness import MAX_BODY, Witness
 
 _HEX64 = re.compile(r"[0-9a-f]{64}")
 MAX_WAIT_S = 25.0
-_log = logging.getLogger("fedrec.site")
+LINGER = 16 * 10**6  # bytes of a refused body that are let run out
 PAGE = 10**6  # bytes of events in one answer
+_log = logging.getLogger("fedrec.site")
 
 
 class Calls:
@@ -213,18 +214,23 @@ class _Guarded(FileResponse):
 
 
 class HangUp:
-    """Closes the line after an answer to a stranger whose body was not read to its end: no more of it is read."""
+    """Closes the line after an answer to a stranger whose body was not read to its end: no more of it is read.
+
+    A body that says it is shorter than LINGER runs out unread, so that who meant well reads the answer.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        more = any(name in (b"content-length", b"transfer-encoding") for name, _ in scope.get("headers", ()))
+        said = dict(scope.get("headers", ()))
+        length = said.get(b"content-length", b"")
+        more = b"transfer-encoding" in said or int(length if length.isdigit() else 0) > LINGER
 
         async def received() -> Message:
             nonlocal more
             message = await receive()
-            more = bool(message.get("more_body"))
+            more = more and bool(message.get("more_body"))
             return message
 
         async def answered(message: Message) -> None:

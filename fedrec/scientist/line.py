@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import json
 import socket
@@ -124,10 +123,7 @@ class Line:
         if self._connection is None:
             self._connection = _Connection(self._host, self._port, timeout=SECONDS)
             self._connection.checks = self._checks
-        with contextlib.suppress(
-            BrokenPipeError, ConnectionResetError
-        ):  # a site that has enough says why, and hangs up
-            self._connection.request(method, target, body=body or None, headers=headers)
+        self._connection.request(method, target, body=body or None, headers=headers)
         answer = self._connection.getresponse()
         return Reply(answer.status, answer.headers, answer.read())
 

@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import real_sites
+from nacl.signing import SigningKey
+from people import PEOPLE, People, made
 from real_sites import ADA_PASSWORD, BOB, BOB_PASSWORD
 from weak_process import WeakSite
 
 from fedrec.demo.sites import SCIENTIST, SiteProcess, Sites, clean_environment
+from fedrec.institution.serve import control
 
 if TYPE_CHECKING:
     from fedrec.scientist.syft_client import SyftSite
@@ -139,3 +142,26 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bare]:
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.fixture(scope="session")
+def people(strong: Any, sites: Any) -> Iterator[People]:
+    """One person of each role at aurora, live and disabled; nobody of them stays."""
+    import syft as sy
+
+    site, tag = strong.site, secrets.token_hex(4)
+    live, disabled, cookies = {}, {}, {}
+    for person, role in PEOPLE.items():
+        if role == "anonymous":
+            live[person] = disabled[person] = SigningKey.generate()
+            continue
+        live[person], cookies[person] = made(site, f"{person}-{tag}@x.example", role)
+        email = f"gone-{person}-{tag}@x.example"
+        disabled[person], cookies[f"gone {person}"] = made(site, email, role)
+        control(site.folder, {"op": "users.disable", "email": email})
+    (dataset,) = strong.ada.client.datasets
+    known = {"asset": dataset.assets[0].action_id, "new": sy.UID()}
+    yield People(site.url, strong.ada.uid, live, disabled, cookies, known, sites.all["borealis"].facts["uid"])
+    for person, role in PEOPLE.items():
+        if role != "anonymous":
+            control(site.folder, {"op": "users.disable", "email": f"{person}-{tag}@x.example"})

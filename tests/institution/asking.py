@@ -26,11 +26,25 @@ def ask(
         target: path, with its query if any.
         address: the caller's; None is no address, as in the site's attacks on itself.
     """
+    start, data = messages(application, method, target, headers, body, address)
+    return int(start["status"]), data
+
+
+def messages(
+    application: Any,
+    method: str,
+    target: str,
+    headers: dict[str, str] | None = None,
+    body: bytes = b"",
+    address: str | None = None,
+    more: bool = False,
+) -> tuple[dict[str, Any], bytes]:
+    """The first message of an answer, with status and headers, and its body; `more` if the call's body goes on."""
     sent: list[dict[str, Any]] = []
     path, _, query = target.partition("?")
 
     async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": body, "more_body": False}
+        return {"type": "http.request", "body": body, "more_body": more}
 
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)
@@ -42,7 +56,7 @@ def ask(
         "headers": [(name.lower().encode(), value.encode()) for name, value in (headers or {}).items()],
     }  # fmt: skip
     asyncio.run(application(scope, receive, send))
-    return int(sent[0]["status"]), b"".join(message.get("body", b"") for message in sent[1:])
+    return sent[0], b"".join(message.get("body", b"") for message in sent[1:])
 
 
 def signed(

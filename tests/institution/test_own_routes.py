@@ -6,7 +6,7 @@ import json
 import resource
 
 import pytest
-from asking import ask, signed
+from asking import ask, messages, signed
 from nacl.signing import SigningKey
 from small_site import KEY, OWNER, START, approved, ended, events, recipe, sent, task
 
@@ -242,3 +242,22 @@ def test_a_body_that_is_not_what_its_name_says_is_not_kept(site, application, pe
     status, answer = ask(application, "PUT", f"/fedrec/v1/blobs/{'a' * 64}", headers, b"something else")
     assert (status, list(site.blobs.path("in", permitted.id, "x").parent.glob("*"))) == (403, [])
     assert json.loads(answer)["code"] == "gate.digest"
+
+
+@pytest.mark.parametrize(
+    ("headers", "closed"),
+    [
+        ({"Content-Length": str(300 * 10**6)}, True),
+        ({"Transfer-Encoding": "chunked"}, True),
+        ({"Content-Length": "3000000"}, False),
+        ({"Content-Length": "x"}, False),
+        ({}, False),
+    ],
+)
+def test_the_line_of_a_stranger_with_a_long_body_is_closed(headers, closed, application, site):
+    start, _ = messages(application, "POST", PAUSE, headers, b"x" * 1001, more=True)
+    assert ((b"connection", b"close") in start["headers"]) is closed
+    known = headers | signing.headers(KEYS["owner"], "GET", AUDIT, site.keys.uid)
+    start, _ = messages(application, "GET", AUDIT, known, more=True)  # an account's runs out
+    assert start["status"] == 200
+    assert (b"connection", b"close") not in start["headers"]
