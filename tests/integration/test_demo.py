@@ -131,6 +131,7 @@ def test_the_four_audit_logs_verify(told):
     report, _, _, _ = told
     assert {row["site"]: row["verdict"] for row in report["audit"]} == dict.fromkeys(SITES, "ok")
     assert [row["gaps"] for row in report["audit"]] == [[]] * 4  # each log against what its site has
+    assert all(0.5 * row["events"] < row["witnessed"] < row["events"] for row in report["audit"])  # by the other three
 
 
 def test_nothing_is_left_running_and_no_file_is_left(told):
