@@ -167,7 +167,8 @@ def _leaving(shown: Mapping[str, Any]) -> list[str]:
     lines.append(
         f"  {total:,} bytes a round, {facts['train_tasks']} rounds in all, on the rows {', '.join(facts['rows'])}"
     )
-    lines.append("  with each update: how many rows and users stand behind it")
+    beside = "".join(f", {MEASURES[name]}" for name in facts["measures"])
+    lines.append(f"  with each update: how many rows and users stand behind it{beside}")
     if facts["evaluate"]:
         lines.append("  after the last round of a run: hit counts, as sums over users")
     return [*lines, "  not: rows, ids, user vectors, recommendations"]
@@ -180,6 +181,7 @@ def _running(plan: PlanText) -> list[str]:
     return [
         f"  {what}, fedrec {plan.fedrec}",
         *settings,
+        *(f"  local {key} = {value!r}" for key, value in plan.local.items()),
         f"  the centre merges with {plan.aggregator['name']}",
         f"  {install}",
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,6 @@ from fedrec.config.secret import secret
 from fedrec.core.params import SharedParams
 from fedrec.errors import Refused, Unreachable, WrongInput
 from fedrec.exchange import passport, signing
-from fedrec.exchange.plan import Tensor
 from fedrec.exchange.request import function_name
 from fedrec.exchange.wire import decode, encode, sha256
 from fedrec.scientist.federation import Answer, RoundTask, SiteRefused
@@ -200,6 +200,9 @@ class Datasites:
         with bar(run.id, plan.spec.rounds) as advance:
             return run.finish(advance)
 
+    def calls(self) -> SiteCalls:
+        return SiteCalls(self)
+
     def run(self, task: RoundTask) -> Sequence[Answer]:
         data = encode(task.shared.tensors)
         message = task.message(sha256(data))
@@ -240,7 +243,7 @@ class Datasites:
     def _update(
         self, name: str, site: SyftSite, request: str, task: RoundTask, message: dict[str, Any], answer: dict[str, Any]
     ) -> SiteUpdate:
-        """Fetch a site's update and distrust it: passport, SHA-256, names, shapes, dtypes."""
+        """Fetch a site's update and distrust it: passport, SHA-256; the round loop looks at the arrays."""
         facts = answer["passport"]
         passport.check(
             facts, key=self._keys[name], site=name, request=request, plan=task.plan.fingerprint,
@@ -249,9 +252,7 @@ class Datasites:
         data = site.own("GET", f"/fedrec/v1/blobs/{facts['sha256']}", request=request)
         if sha256(data) != facts["sha256"]:
             raise Refused("update.sha256", "the update is not the one its passport names", "Resume the run")
-        tensors = decode(data)
-        check_shapes(tensors, task.plan.spec.leaves, self.n_items)
-        return SiteUpdate(name, float(facts["rows"]), SharedParams(tensors))
+        return SiteUpdate(name, float(facts["rows"]), SharedParams(decode(data)), int(facts["users"]))
 
     def _put(self, site: SyftSite, request: str, name: str, data: bytes) -> None:
         target = f"/fedrec/v1/blobs/{name}"
@@ -270,24 +271,39 @@ class Datasites:
         return {row["fingerprint"]: row for row in found["requests"]}
 
 
-def check_shapes(tensors: dict[str, Any], leaves: Any, n_items: int) -> None:
-    """Refuse an update whose arrays are not what the plan declares.
+class SiteCalls:
+    """Tasks under way at datasites, a thread each; answers to a run that ended are lost with it."""
 
-    Raises:
-        Refused: `update.shape`, `update.dtype` or `update.finite`.
-    """
-    import numpy as np
+    def __init__(self, federation: Datasites) -> None:
+        self._federation, self._came = federation, queue.SimpleQueue[Answer | BaseException]()
 
-    wanted: dict[str, Tensor] = dict(leaves)
-    if set(tensors) != set(wanted):
-        raise Refused("update.shape", "the update has other arrays than the plan declares", "The update is left out")
-    for name, tensor in wanted.items():
-        if tensors[name].shape != tensor.sized(n_items):
-            raise Refused("update.shape", f"{name} has another shape than the plan declares", "The update is left out")
-        if str(tensors[name].dtype) != tensor.dtype:
-            raise Refused("update.dtype", f"{name} is {tensors[name].dtype}", "The update is left out")
-        if tensors[name].dtype.kind == "f" and not np.isfinite(tensors[name]).all():
-            raise Refused("update.finite", f"{name} holds a value that is not finite", "The update is left out")
+    @property
+    def n_items(self) -> int:
+        return self._federation.n_items
+
+    def clock(self) -> float:
+        return time.monotonic()
+
+    def send(self, task: RoundTask) -> None:
+        data = encode(task.shared.tensors)
+        message = task.message(sha256(data))
+        for site in task.sites:
+            self._federation._pool.submit(self._one, site, task, message, data)
+
+    def receive(self, until: float | None) -> Sequence[Answer | SiteRefused]:
+        try:
+            answer = self._came.get(timeout=None if until is None else max(0.0, until - self.clock()))
+        except queue.Empty:
+            return []
+        if isinstance(answer, BaseException) and not isinstance(answer, SiteRefused):
+            raise answer
+        return [answer]
+
+    def _one(self, site: str, task: RoundTask, message: dict[str, Any], data: bytes) -> None:
+        try:
+            self._came.put(self._federation._one(site, task, message, data))
+        except BaseException as error:  # told in the thread that waits
+            self._came.put(error)
 
 
 def _shown() -> Callable[[pd.DataFrame], object]:
