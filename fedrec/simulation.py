@@ -17,7 +17,7 @@ from fedrec.core.interactions import Interactions
 from fedrec.core.params import Array, SharedParams
 from fedrec.errors import DataError, Refused
 from fedrec.exchange.wire import decode, encode
-from fedrec.institution.guard import Guard
+from fedrec.institution.guard import MEASURE, Guard, check_measures
 from fedrec.institution.index import index_frame
 from fedrec.institution.perform import perform
 from fedrec.scientist.federation import Answer, RoundTask, SiteRefused
@@ -94,8 +94,10 @@ class SimulatedFederation:
         data = encode(done.update)
         update = decode(data)
         Guard(spec.leaves, self._n_items, max_bytes=10**12).check(update, len(data))
-        said = {"data-quality": self.quality.get(site, 1.0)} if "data-quality" in spec.measures else {}
-        measures = {**said, **done.measures}
+        said = check_measures(done.measures, spec.measures)
+        if "data-quality" in spec.measures:
+            said["data-quality"] = round(MEASURE * self.quality.get(site, 1.0))
+        measures = {name: value / MEASURE for name, value in said.items()}
         return Answer(site, SiteUpdate(site, float(done.rows), SharedParams(update), done.users, measures))
 
 

@@ -14,11 +14,11 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
-from fedrec.aggregation.merge import combine, refused
+from fedrec.aggregation.merge import NEXT, combine
 from fedrec.aggregation.update import SiteUpdate
 from fedrec.core.optim import State
 from fedrec.core.params import SharedParams
-from fedrec.errors import WrongInput
+from fedrec.errors import Refused, WrongInput
 
 WEIGHTS = ("interactions", "users", "data-quality", "model-quality")
 CLAIMS = {"data-quality", "model-quality"}  # shares in [0, 1] that a site says of itself
@@ -104,7 +104,7 @@ class WeightedMean(_Trusting):
             weights = [a * b for a, b in zip(weights, _weights(factor, updates), strict=True)]
         total = sum(weights)
         if total <= 0:
-            raise refused("weight", f"no site has a weight by {self.by} above 0")
+            raise Refused("update.weight", f"no site has a weight by {self.by} above 0", NEXT)
         return combine(updates, [weight / total for weight in weights]), state
 
 
@@ -170,7 +170,7 @@ def _weights(factor: str, updates: Sequence[SiteUpdate]) -> list[float]:
         found, what = [float(update.measures.get(factor, math.nan)) for update in updates], factor
     for update, weight in zip(updates, found, strict=True):
         if not math.isfinite(weight) or (weight < 0 and factor not in CLAIMS):
-            raise refused("weight", f"the weight of {update.site} is no number of {what}")
+            raise Refused("update.weight", f"the weight of {update.site} is no number of {what}", NEXT)
     if factor not in CLAIMS or not found:
         return found
     shares = np.clip(found, 0.0, 1.0)

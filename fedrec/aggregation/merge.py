@@ -10,6 +10,7 @@ from fedrec.aggregation.update import SiteUpdate
 from fedrec.core.params import Array, SharedParams
 from fedrec.errors import Refused
 
+NEXT = "The round was not merged; look at the sites' answers and send it again"
 BLOCK = 1_000_000  # numbers that `by_coordinate` holds at once, over all sites
 
 
@@ -20,7 +21,7 @@ def combine(updates: Sequence[SiteUpdate], weights: Sequence[float]) -> SharedPa
         Refused: `update.missing` without updates, `update.shape` when they differ in names or shapes.
     """
     if not updates:
-        raise refused("missing", "no site sent an update")
+        raise Refused("update.missing", "no site sent an update", NEXT)
     first: SiteUpdate | None = None
     total: dict[str, Array] = {}
     for update, weight in zip(updates, weights, strict=True):
@@ -74,7 +75,7 @@ def norm(tensors: SharedParams) -> float:
 def checked(updates: Sequence[SiteUpdate]) -> None:
     """Raises: Refused `update.missing` without updates, `update.shape` when they differ in names or shapes."""
     if not updates:
-        raise refused("missing", "no site sent an update")
+        raise Refused("update.missing", "no site sent an update", NEXT)
     for update in updates:
         _same(updates[0], update)
 
@@ -82,9 +83,4 @@ def checked(updates: Sequence[SiteUpdate]) -> None:
 def _same(first: SiteUpdate, update: SiteUpdate) -> None:
     one, other = first.tensors.tensors, update.tensors.tensors
     if other.keys() != one.keys() or any(other[name].shape != one[name].shape for name in one):
-        raise refused("shape", f"the update of {update.site} has other arrays than that of {first.site}")
-
-
-def refused(part: str, reason: str) -> Refused:
-    """A refusal of the centre's, `update.<part>`."""
-    return Refused(f"update.{part}", reason, "The round was not merged; look at the sites' answers and send it again")
+        raise Refused("update.shape", f"the update of {update.site} has other arrays than that of {first.site}", NEXT)

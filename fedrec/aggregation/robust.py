@@ -15,11 +15,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from fedrec.aggregation.merge import by_coordinate, checked, combine, flat_blocks, norm, refused
+from fedrec.aggregation.merge import NEXT, by_coordinate, checked, combine, flat_blocks, norm
 from fedrec.aggregation.update import SiteUpdate
 from fedrec.core.optim import State
 from fedrec.core.params import Array, SharedParams
-from fedrec.errors import WrongInput
+from fedrec.errors import Refused, WrongInput
 
 
 class _Robust:
@@ -216,7 +216,7 @@ def _distance(tensors: SharedParams, point: SharedParams) -> float:
 def _enough(updates: Sequence[SiteUpdate], least: int, name: str) -> None:
     checked(updates)
     if len(updates) < least:
-        raise refused("few", f"{name} needs {least} updates, {len(updates)} came")
+        raise Refused("update.few", f"{name} needs {least} updates, {len(updates)} came", NEXT)
 
 
 def _whole(name: str, value: int, least: int) -> None:

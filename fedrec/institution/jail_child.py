@@ -226,7 +226,13 @@ def _perform(spec: dict[str, Any], files: dict[str, int]) -> dict[str, Any]:
         _write(files["update"], encode(done.update))
     if done.state is not None:
         _write(files["state"], encode(done.state))
-    return {"rows": done.rows, "users": done.users, "numbers": done.numbers, "uid": os.getuid()}
+    return {
+        "rows": done.rows,
+        "users": done.users,
+        "numbers": done.numbers,
+        "measures": done.measures,
+        "uid": os.getuid(),
+    }
 
 
 def _read(descriptor: int) -> bytes:

@@ -74,6 +74,7 @@ def details(
         "train_tasks": plan.train_tasks,
         "rounds": plan.rounds,
         "rows": list(plan.train),
+        "measures": list(plan.measures),
         "evaluate": plan.evaluate,
         "publish": plan.publish,
         "days": plan.days,
@@ -154,6 +155,13 @@ def text_of(shown: Mapping[str, Any]) -> str:
     if shown["permit"]:
         parts.append(_permitted(shown["permit"], facts["used"]))
     return "\n\n".join("\n".join(part) for part in parts)
+
+
+MEASURES = {
+    "data-quality": "the score of this site's data",
+    "model-quality": "how well the model trained here finds validation rows (mean NDCG@10)",
+    "global-quality": "how well the model that came finds validation rows (mean NDCG@10)",
+}
 
 
 def _leaving(shown: Mapping[str, Any]) -> list[str]:

@@ -252,7 +252,8 @@ class Datasites:
         data = site.own("GET", f"/fedrec/v1/blobs/{facts['sha256']}", request=request)
         if sha256(data) != facts["sha256"]:
             raise Refused("update.sha256", "the update is not the one its passport names", "Resume the run")
-        return SiteUpdate(name, float(facts["rows"]), SharedParams(decode(data)), int(facts["users"]))
+        measures = {key: value / 10_000 for key, value in dict(facts["measures"]).items()}
+        return SiteUpdate(name, float(facts["rows"]), SharedParams(decode(data)), int(facts["users"]), measures)
 
     def _put(self, site: SyftSite, request: str, name: str, data: bytes) -> None:
         target = f"/fedrec/v1/blobs/{name}"

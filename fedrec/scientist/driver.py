@@ -130,9 +130,6 @@ def _gather(plan: Plan, calls: Calls, chosen: int, away: dict[str, Away], number
                 continue
             seconds.append(calls.clock() - was.since)
             late = number - was.number
-            if late > plan.turns.max_staleness:
-                came.left_out[answer.site] = "update.late"
-                continue
             try:
                 came.updates[answer.site] = _as_merged(plan, calls, answer, was.base, late)
             except Refused as refusal:
@@ -151,8 +148,10 @@ def _as_merged(plan: Plan, calls: Calls, answer: Answer, base: SharedParams, lat
     Raises:
         Refused: it is not what the plan declares.
     """
+    if late > plan.turns.max_staleness:
+        raise Refused("update.late", f"the answer is {late} rounds late", "It is left out; the site may go on")
     if answer.update is None:
-        raise Refused("update.missing", f"{answer.site} sent no update", "Look at the site's answer")
+        raise Refused("update.missing", "the answer holds no update", "Look at the site's answer")
     check_update(answer.update, plan.spec.leaves, calls.n_items)
     update = answer.update
     if plan.local is not None:
