@@ -185,7 +185,7 @@ def test_memory_does_not_grow_with_the_number_of_sites(aggregator):
     assert peaks[1] < 1.1 * peaks[0]
 
 
-def test_adam_steps_against_the_merged_gradient_by_hand():
+def test_adam_takes_two_steps_by_hand():
     """The first step is lr times the sign; the second mean of 4 and 4 is 4 again, so it is the same."""
     adam = Adam(lr=0.5, weight_decay=0.0, inner=Mean())
     state = adam.init(SHARED)
