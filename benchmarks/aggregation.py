@@ -40,8 +40,10 @@ from fedrec.aggregation import (
     WeightedMean,
 )  # fmt: skip
 from fedrec.core.interactions import Interactions
-from fedrec.core.params import SharedParams
+from fedrec.core.metrics import Sums
+from fedrec.core.params import PrivateParams, SharedParams
 from fedrec.datasets import get_ml100k
+from fedrec.institution import work
 from fedrec.institution.index import index_frame
 from fedrec.models import LocalEpochs
 from fedrec.scientist.federation import Answer, RoundTask
@@ -90,14 +92,18 @@ def trained(
     for done in run.rounds():
         seconds += done.seconds
         if done.number + 1 in at:
-            run.evaluations.clear()
-            yield done.number + 1, seconds, ndcg(run)
+            yield done.number + 1, seconds, ndcg(federation, run)
 
 
-def ndcg(run: Run) -> float:
-    """Of the model now, over all institutions."""
-    table = run.evaluate("p1").set_index(["scope", "institution"])
-    return float(table.loc[("federated", "all"), "ndcg@10"])
+def ndcg(federation: SimulatedFederation, run: Run) -> float:
+    """Of the model now, over all users; without `run.evaluate`, which trains every institution alone to compare."""
+    total = Sums()
+    for site in federation.sites():
+        states = federation._private.get((site, run.id, run.plan.fingerprint), {})
+        private = PrivateParams(states[max(states)] if states else {})
+        sums = work.evaluate(run.plan.built, federation._rows[site], "p1", run.shared, private, run.plan.seed, None)
+        total += Sums.from_dict(sums["federated"])
+    return total.means()["ndcg@10"] or 0.0
 
 
 def plan_of(rounds: int, local: LocalEpochs | None, **more: Any) -> fedrec.Plan:
