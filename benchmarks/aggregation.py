@@ -2,7 +2,8 @@
 
 python benchmarks/aggregation.py [often] [robust] [slow] [speed] [driver] [--movies DIR] [--json FILE]
 
-Without names all of them. DIR holds ratings.csv and items.csv as `fedrec data get ml-100k DIR` writes them; without it they are fetched.
+Without names, all of them.
+DIR holds ratings.csv and items.csv as `fedrec data get ml-100k DIR` writes them; without it they are fetched.
 NDCG@10 is that of protocol p1, mean over all users; bytes are the arrays' own, up plus down.
 """
 

@@ -16,7 +16,7 @@ from fedrec.aggregation.schedules import Buffered, Periodic, Quorum, Sampled, Sc
 from fedrec.aggregation.server import Adagrad, Adam, Momentum, Yogi
 from fedrec.aggregation.update import SiteUpdate
 from fedrec.errors import WrongInput
-from fedrec.models.base import Model
+from fedrec.models.base import Model, build
 
 __all__ = [
     "NAMES",
@@ -99,7 +99,7 @@ def create(settings: Mapping[str, Any]) -> Aggregator:
             values[key] = value
     if inner:
         values["inner"] = create({"name": "weighted-mean", **inner})
-    made: Aggregator = built(cls, name, values)
+    made: Aggregator = build(cls, values, name)
     return made
 
 
@@ -112,7 +112,7 @@ def schedule_of(settings: Mapping[str, Any]) -> Schedule:
     name = settings.get("name")
     if name not in _SCHEDULES:
         raise WrongInput(f"unknown schedule {name!r}; one of {', '.join(_SCHEDULES)}")
-    made: Schedule = built(_SCHEDULES[name], name, {key: value for key, value in settings.items() if key != "name"})
+    made: Schedule = build(_SCHEDULES[name], {key: value for key, value in settings.items() if key != "name"}, name)
     return made
 
 
@@ -122,7 +122,7 @@ def stop_of(settings: Mapping[str, Any]) -> Stop:
     Raises:
         WrongInput: as `create`.
     """
-    made: Stop = built(Stop, "stop", settings)
+    made: Stop = build(Stop, settings, "stop")
     return made
 
 
@@ -138,28 +138,6 @@ def settings_of(made: Aggregator | Schedule) -> dict[str, Any]:
         for inner_key, inner_value in settings_of(value).items():
             found["inner" if inner_key == "name" else _INNER + inner_key] = inner_value
     return found
-
-
-def built(cls: type[Any], name: str, values: Mapping[str, Any]) -> Any:
-    """A frozen dataclass from literals of the types of its defaults; lists stand for tuples, whole numbers for floats.
-
-    Raises:
-        WrongInput: an unknown setting, or a value of another type.
-    """
-    known = {field.name: field.default for field in fields(cls)}
-    if unknown := sorted(set(values) - set(known)):
-        raise WrongInput(f"{name} has no setting {', '.join(unknown)}; allowed: {', '.join(known) or 'it has none'}")
-    checked = dict(values)
-    for key, value in values.items():
-        wanted: type[Any] = type(known[key])
-        fits = {float: (int, float), tuple: (list, tuple)}.get(wanted, (wanted,))
-        if key != "inner":
-            if type(value) not in fits:
-                raise WrongInput(
-                    f"{name}.{key} must be a {'list' if wanted is tuple else wanted.__name__}, not {value!r}"
-                )
-            checked[key] = wanted(value)
-    return cls(**checked)
 
 
 def default_for(model: Model) -> Aggregator:
