@@ -94,9 +94,7 @@ class SimulatedFederation:
         data = encode(done.update)
         update = decode(data)
         Guard(spec.leaves, self._n_items, max_bytes=10**12).check(update, len(data))
-        said = check_measures(done.measures, spec.measures)
-        if "data-quality" in spec.measures:
-            said["data-quality"] = round(MEASURE * self.quality.get(site, 1.0))
+        said = check_measures(done.measures, spec.measures, lambda: self.quality.get(site, 1.0))
         measures = {name: value / MEASURE for name, value in said.items()}
         return Answer(site, SiteUpdate(site, float(done.rows), SharedParams(update), done.users, measures))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,11 +93,12 @@ def check_counts(report: Mapping[str, Any], n_rows: int, n_users: int) -> tuple[
     return rows, users
 
 
-def check_measures(said: object, wanted: Sequence[str]) -> dict[str, int]:
+def check_measures(said: object, wanted: Sequence[str], quality: Callable[[], float]) -> dict[str, int]:
     """Qualities that the plan asks for beside an update, as whole ten-thousandths: finer they could carry rows out.
 
     Args:
-        wanted: their names; "data-quality" is the site's own word, not the job's.
+        wanted: their names.
+        quality: the score of the data, "data-quality": the site's own word, not the job's.
 
     Raises:
         Refused: `guard.numbers` when they are others, or no shares in [0, 1].
@@ -108,7 +109,9 @@ def check_measures(said: object, wanted: Sequence[str]) -> dict[str, int]:
         raise Refused("guard.numbers", "the job gave other measures than the plan asks for", _NEXT)
     if not all(type(value) in (int, float) and 0 <= value <= 1 for value in found.values()):
         raise Refused("guard.numbers", "a measure is no share between 0 and 1", _NEXT)
-    return {name: round(MEASURE * found[name]) for name in sorted(names)}
+    if "data-quality" in wanted:
+        found = {**found, "data-quality": quality()}
+    return {name: round(MEASURE * found[name]) for name in sorted(found)}
 
 
 def check_sums(numbers: object, n_users: int) -> dict[str, dict[str, float]]:

@@ -19,8 +19,8 @@ from fedrec.errors import DataError, Refused
 from fedrec.exchange.passport import sign
 from fedrec.exchange.plan import PlanText
 from fedrec.exchange.wire import decode, encode, sha256
-from fedrec.institution import audit
-from fedrec.institution.guard import MEASURE, Guard, check_counts, check_measures, check_sums
+from fedrec.institution import audit, task_files
+from fedrec.institution.guard import Guard, check_counts, check_measures, check_sums
 from fedrec.institution.jail import Report
 from fedrec.institution.ledger import RequestRow
 from fedrec.institution.limits import check_limits
@@ -28,17 +28,7 @@ from fedrec.institution.permit import Task, check
 from fedrec.institution.published import Published
 from fedrec.institution.site import Site
 from fedrec.institution.store import Store
-from fedrec.institution.task_files import (
-    Runner,
-    base_of,
-    drop_states,
-    facts_of,
-    ids_of,
-    log_of,
-    run_in_jail,
-    state_path,
-    uid_of,
-)
+from fedrec.institution.task_files import Runner, base_of, facts_of, ids_of, log_of, run_in_jail, state_path, uid_of
 from fedrec.institution.trouble import PASSING, check_room, refusal_of
 
 ANSWER_S = 0.6  # how long a call waits for a job that may be quick; PySyft's call must end within a second
@@ -319,9 +309,6 @@ class Jobs:
         """Guard the update, sign its passport, move it to where it may be fetched, keep the private state."""
         site, limits = self._site, self._site.config.limits
         rows, users = check_counts(report.body, store.n_rows, store.n_users)
-        measures = check_measures(report.body.get("measures"), plan.measures)
-        if "data-quality" in plan.measures:
-            measures["data-quality"] = round(MEASURE * store.report()["quality"]["score"])
         if (folder / "update").stat().st_size > limits.megabytes * 10**6 + MAX_LOG:  # before it is read into memory
             raise Refused("guard.bytes", f"the update is larger than {limits.megabytes:g} MB", "Make the model smaller")
         tensors = decode((folder / "update").read_bytes())
@@ -334,11 +321,11 @@ class Jobs:
         name = sha256(data)
         (folder / "update").write_bytes(data)
         facts = facts_of(site, row, task, permit) | {"sha256": name, "bytes": len(data), "rows": rows, "users": users}
-        facts["measures"] = measures
+        facts["measures"] = check_measures(report.body.get("measures"), plan.measures, store.quality)
         state = state_path(site, row, task)
         state.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.replace(folder / "state", state)
-        detail.update({f"measure {key}": value for key, value in measures.items()})
+        detail.update({f"measure {key}": value for key, value in facts["measures"].items()})
         detail.update(sha256=name, bytes=len(data), guard="passed")
         site.blobs.release(row.id, folder / "update", name)
         return {"status": "done", "passport": sign(facts, site.keys.site)}
@@ -351,7 +338,7 @@ class Jobs:
                     self._site.blobs.drop("out", row.id, job.answer["passport"]["sha256"])
                 if job.task.base != task.base:
                     self._site.blobs.drop("in", row.id, job.task.base)
-        drop_states(self._site, row, task)
+        task_files.drop_states(self._site, row, task)
 
 
 def _said(outcome: str, detail: Mapping[str, Any]) -> str:

@@ -23,6 +23,10 @@ COUNTING = 'count = private.get("users", np.zeros(6)) + 1\nreturn {"v": np.full(
 ITEMS = {"items": np.random.default_rng(0).normal(0, 0.15, (8, 4)).astype(np.float32)}
 
 
+def no_score() -> float:
+    raise AssertionError("nobody asked for the score of the data")
+
+
 def counted(site, jobs, row, number):
     """The private counter after this round, as the contribution says it."""
     passport = train(site, jobs, row, {"v": np.full(8, number, np.float32)}, number=number)["passport"]
@@ -75,7 +79,7 @@ def test_the_passport_carries_the_qualities_that_the_plan_asks_for_and_no_others
     row = approved(site, plan)
     said = train(site, jobs, row, ITEMS)["passport"]["measures"]
     assert set(said) == {"data-quality", "model-quality", "global-quality"}
-    score = Store.open(site.state).report()["quality"]["score"]
+    score = Store.open(site.state).quality()
     wanted = work.train(
         models.MF(factors=4), rows(site), "p1", SharedParams(ITEMS), PrivateParams({}), 0, None, plan.measures
     ).measures
@@ -108,9 +112,13 @@ def test_the_owner_reads_what_leaves_beside_an_update_and_what_trains_here(site)
 )
 def test_a_measure_that_the_plan_does_not_ask_for_or_that_is_no_share_is_refused(said):
     with pytest.raises(Refused, match=r"guard\.numbers"):
-        check_measures(said, ("model-quality",))
+        check_measures(said, ("model-quality",), no_score)
 
 
 def test_a_measure_leaves_in_ten_thousandths():
-    assert check_measures({"model-quality": 0.123456789}, ("data-quality", "model-quality")) == {"model-quality": 1235}
-    assert check_measures({}, ()) == check_measures(None, ()) == {}
+    both = ("data-quality", "model-quality")
+    assert check_measures({"model-quality": 0.123456789}, both, lambda: 0.5) == {
+        "data-quality": 5000,
+        "model-quality": 1235,
+    }
+    assert check_measures({}, (), no_score) == check_measures(None, (), no_score) == {}
