@@ -98,9 +98,10 @@ def trained(
 
 
 def ndcg(federation: SimulatedFederation, run: Run) -> float:
-    """Of the model now, over all users; without `run.evaluate`, which trains every institution alone to compare."""
+    """Of the model now, over all users of honest sites; `run.evaluate` would train every institution alone as well."""
     total = Sums()
-    for site in federation.sites():
+    liars = federation.liars if isinstance(federation, Attacked) else ()
+    for site in (name for name in federation.sites() if name not in liars):
         states = federation._private.get((site, run.id, run.plan.fingerprint), {})
         private = PrivateParams(states[max(states)] if states else {})
         sums = work.evaluate(run.plan.built, federation._rows[site], "p1", run.shared, private, run.plan.seed, None)
@@ -128,10 +129,10 @@ def often(rows: Interactions) -> Iterator[Row]:
 
 
 class Attacked(SimulatedFederation):
-    """A federation of which the first `bad` sites lie, after their guards."""
+    """A federation of which the first two sites lie, after their guards."""
 
-    def __init__(self, rows: dict[str, Interactions], n_items: int, attack: str, bad: int) -> None:
-        liars = [f"s{n}" for n in range(bad)]
+    def __init__(self, rows: dict[str, Interactions], n_items: int, attack: str) -> None:
+        liars = [f"s{n}" for n in range(2)]  # measured nowhere, also where nobody lies
         if attack == "label-flip":
             rows = rows | {site: _flipped(rows[site]) for site in liars}
         super().__init__(rows, n_items)
@@ -143,7 +144,7 @@ class Attacked(SimulatedFederation):
 
     def _sent(self, answer: Answer, task: RoundTask) -> Answer:
         factor = {"sign-flip": -10.0, "scaling": 100.0}.get(self.attack, 1.0)
-        if answer.site not in self.liars or answer.update is None:
+        if answer.site not in self.liars or answer.update is None or self.attack == "none":
             return answer
         base, mine = task.shared["items"], answer.update.tensors["items"]
         lie = base + np.float32(factor) * (mine - base)
@@ -161,7 +162,7 @@ def _flipped(rows: Interactions) -> Interactions:
 
 
 def robust(rows: Interactions) -> Iterator[Row]:
-    """Two of eight institutions lie; the users of all eight are measured."""
+    """Two of eight institutions lie; the users of the six others are measured."""
     rules: list[Aggregator] = [
         WeightedMean(), NormBound(), CoordinateMedian(), TrimmedMean(2), GeometricMedian(), MultiKrum(2), Krum(2),
     ]  # fmt: skip
@@ -169,7 +170,7 @@ def robust(rows: Interactions) -> Iterator[Row]:
     for rule in rules:
         row: Row = {"rule": type(rule).__name__}
         for attack in ("none", "sign-flip", "scaling", "label-flip", "colluding"):
-            federation = Attacked(parts, rows.n_items, attack, 0 if attack == "none" else 2)
+            federation = Attacked(parts, rows.n_items, attack)
             plan = plan_of(6, LocalEpochs(2), aggregator=rule)
             (found,) = (value for _, _, value in trained(federation, plan, [6]))
             row[attack] = round(found, 4)
