@@ -6,6 +6,7 @@ For README examples, tests, rehearsals and `fedrec evaluate`. Nothing is protect
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,12 +15,12 @@ import numpy as np
 from fedrec.aggregation import SiteUpdate
 from fedrec.core.interactions import Interactions
 from fedrec.core.params import Array, SharedParams
-from fedrec.errors import DataError
+from fedrec.errors import DataError, Refused
 from fedrec.exchange.wire import decode, encode
-from fedrec.institution.guard import Guard
+from fedrec.institution.guard import MEASURE, Guard, check_measures
 from fedrec.institution.index import index_frame
 from fedrec.institution.perform import perform
-from fedrec.scientist.federation import Answer, RoundTask
+from fedrec.scientist.federation import Answer, RoundTask, SiteRefused
 from fedrec.scientist.plan import Plan
 from fedrec.scientist.runs import Run
 
@@ -33,10 +34,21 @@ class SimulatedFederation:
     Args:
         rows: each institution's interactions, in the order in which updates are added.
         n_items: length of the shared catalogue.
+        seconds: how long each site takes for a train task, on a simulated clock; 1 for those not named.
+        quality: each site's data-quality score in [0, 1]; 1 for those not named.
     """
 
-    def __init__(self, rows: Mapping[str, Interactions], n_items: int, catalogue: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        rows: Mapping[str, Interactions],
+        n_items: int,
+        catalogue: Sequence[str] = (),
+        *,
+        seconds: Mapping[str, float] | None = None,
+        quality: Mapping[str, float] | None = None,
+    ) -> None:
         self._rows, self._n_items, self.catalogue = dict(rows), n_items, tuple(catalogue)
+        self.seconds, self.quality = dict(seconds or {}), dict(quality or {})
         self._private: dict[tuple[str, str, str], dict[int, dict[str, Array]]] = {}
 
     @property
@@ -49,8 +61,20 @@ class SimulatedFederation:
     def ready(self, plan: Plan) -> tuple[str, ...]:  # noqa: ARG002
         return self.sites()
 
+    def calls(self) -> SimulatedCalls:
+        return SimulatedCalls(self)
+
     def run(self, task: RoundTask) -> Sequence[Answer]:
-        return [self._one(site, task) for site in task.sites]
+        answers = []
+        for site in task.sites:
+            try:
+                answers.append(self._one(site, task))
+            except Refused as refusal:
+                raise SiteRefused(site, refusal) from None
+        return answers
+
+    def end(self, run: str, sites: Sequence[str]) -> None:
+        """Nothing: there are no audit logs here."""
 
     def train(self, plan: Plan, *, protocol: str | None = None, folder: Path | None = None) -> Run:
         """As `Datasites.train`: run the plan's rounds and return the finished run."""
@@ -62,18 +86,56 @@ class SimulatedFederation:
         key = (site, task.run, task.plan.fingerprint)
         shared = decode(encode(task.shared.tensors))
         states = self._private.setdefault(key, {})  # by round: a round that is asked for again starts where it started
-        private = states.get(task.number - (task.kind == "train"), {})
+        before = [number for number in states if number < task.number + (task.kind != "train")]
+        private = states[max(before)] if before else {}
         done = perform(spec, task.kind, task.protocol, self._rows[site], shared, private)
         if done.state is not None and task.kind == "train":
-            self._private[key] = {number: state for number, state in states.items() if number == task.number - 1} | {
-                task.number: done.state
-            }
+            kept = {max(before): private} if before else {}
+            self._private[key] = kept | {task.number: done.state}
         if done.update is None:
             return Answer(site, numbers=done.numbers)
         data = encode(done.update)
         update = decode(data)
         Guard(spec.leaves, self._n_items, max_bytes=10**12).check(update, len(data))
-        return Answer(site, SiteUpdate(site, float(done.rows), SharedParams(update)))
+        said = check_measures(done.measures, spec.measures, lambda: self.quality.get(site, 1.0))
+        measures = {name: value / MEASURE for name, value in said.items()}
+        return Answer(site, SiteUpdate(site, float(done.rows), SharedParams(update), done.users, measures))
+
+
+class SimulatedCalls:
+    """Tasks under way on a simulated clock, which jumps from one answer to the next: deterministic and fast."""
+
+    def __init__(self, federation: SimulatedFederation) -> None:
+        self._federation, self._now = federation, 0.0
+        self._under_way: list[tuple[float, str, RoundTask]] = []
+
+    @property
+    def n_items(self) -> int:
+        return self._federation.n_items
+
+    def clock(self) -> float:
+        return self._now
+
+    def send(self, task: RoundTask) -> None:
+        for site in task.sites:
+            self._under_way.append((self._now + self._federation.seconds.get(site, 1.0), site, task))
+
+    def receive(self, until: float | None) -> Sequence[Answer | SiteRefused]:
+        """What ends first, all of it that ends at the same moment."""
+        ends = min(end for end, _, _ in self._under_way)
+        if until is not None and ends > until:
+            self._now = until
+            return []
+        self._now = ends
+        ended = [(site, task) for end, site, task in self._under_way if end == ends]
+        self._under_way = [one for one in self._under_way if one[0] != ends]
+        answers: list[Answer | SiteRefused] = []
+        for site, task in ended:
+            try:
+                answers += self._federation.run(replace(task, sites=(site,)))
+            except SiteRefused as refusal:
+                answers.append(refusal)
+        return answers
 
 
 def simulate(

@@ -19,7 +19,6 @@ CODE = re.compile(r"[a-z]+\.[a-z0-9_]+")
 COMPUTED = {
     "exchange/passport.py": {f"update.{field}" for field in ("site", "request", "plan", "kind", "protocol", "nonce")}
     | {"update.stale"},
-    "aggregation/aggregators.py": {"update.missing", "update.shape", "update.weight"},
     "institution/ledger.py": {"permit.denied", "permit.revoked"},
     "errors.py": {"site.unknown"},  # an answer without a code
     "scientist/federation.py": set(),  # these three pass a site's refusal on
@@ -119,18 +118,6 @@ def test_the_codes_of_a_passport_are_those_of_the_fields_that_the_driver_checks(
     spread = [word.value for word in call.keywords if word.arg is None]
     named |= {item.value for part in spread for item in ast.walk(part) if isinstance(item, ast.Constant)}
     assert named == {"site", "request", "plan", "run", "round", "kind", "protocol", "base", "nonce"}
-
-
-def test_the_aggregators_codes_are_the_parts_that_they_name():
-    tree = ast.parse((PACKAGE / "aggregation" / "aggregators.py").read_text(encoding="utf-8"))
-    parts = {
-        f"update.{node.args[0].value}"
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Call)
-        and getattr(node.func, "id", "") == "_refused"
-        and isinstance(node.args[0], ast.Constant)
-    }
-    assert parts == COMPUTED["aggregation/aggregators.py"]
 
 
 def test_the_exit_codes_are_those_of_the_error_classes():

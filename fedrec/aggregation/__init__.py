@@ -10,28 +10,71 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from fedrec.aggregation.aggregators import Adam, Aggregator, Mean, Sum, WeightedMean
-from fedrec.aggregation.schedules import Schedule, Synchronous
+from fedrec.aggregation.aggregators import Aggregator, GradientMean, GradientSum, Mean, Sum, WeightedMean
+from fedrec.aggregation.robust import CoordinateMedian, GeometricMedian, Krum, MultiKrum, NormBound, TrimmedMean
+from fedrec.aggregation.schedules import Buffered, Periodic, Quorum, Sampled, Schedule, Stop, Synchronous
+from fedrec.aggregation.server import Adagrad, Adam, Momentum, Yogi
 from fedrec.aggregation.update import SiteUpdate
 from fedrec.errors import WrongInput
-from fedrec.models.base import Model
+from fedrec.models.base import Model, build
 
 __all__ = [
     "NAMES",
+    "Adagrad",
     "Adam",
     "Aggregator",
+    "Buffered",
+    "CoordinateMedian",
+    "GeometricMedian",
+    "GradientMean",
+    "GradientSum",
+    "Krum",
     "Mean",
+    "Momentum",
+    "MultiKrum",
+    "NormBound",
+    "Periodic",
+    "Quorum",
+    "Sampled",
     "Schedule",
     "SiteUpdate",
+    "Stop",
     "Sum",
     "Synchronous",
+    "TrimmedMean",
     "WeightedMean",
+    "Yogi",
     "create",
     "default_for",
+    "schedule_of",
     "settings_of",
+    "stop_of",
 ]
 
-_CLASSES: dict[str, type[Any]] = {"sum": Sum, "mean": Mean, "weighted-mean": WeightedMean, "adam": Adam}
+_CLASSES: dict[str, type[Any]] = {
+    "sum": Sum,
+    "mean": Mean,
+    "weighted-mean": WeightedMean,
+    "gradient-mean": GradientMean,
+    "gradient-sum": GradientSum,
+    "momentum": Momentum,
+    "adagrad": Adagrad,
+    "adam": Adam,
+    "yogi": Yogi,
+    "median": CoordinateMedian,
+    "trimmed-mean": TrimmedMean,
+    "norm-bound": NormBound,
+    "geometric-median": GeometricMedian,
+    "krum": Krum,
+    "multi-krum": MultiKrum,
+}
+_SCHEDULES: dict[str, type[Any]] = {
+    "synchronous": Synchronous,
+    "sampled": Sampled,
+    "periodic": Periodic,
+    "quorum": Quorum,
+    "buffered": Buffered,
+}
 NAMES = tuple(_CLASSES)
 _INNER = "inner_"
 
@@ -46,34 +89,51 @@ def create(settings: Mapping[str, Any]) -> Aggregator:
     if name not in _CLASSES:
         raise WrongInput(f"unknown aggregator {name!r}; one of {', '.join(NAMES)}")
     cls = _CLASSES[name]
-    known = {field.name: field for field in fields(cls)}
+    wraps = any(field.name == "inner" for field in fields(cls))
     values: dict[str, Any] = {}
     inner: dict[str, Any] = {}
     for key, value in settings.items():
-        if "inner" in known and (key == "inner" or key.startswith(_INNER)):
+        if wraps and (key == "inner" or key.startswith(_INNER)):
             inner["name" if key == "inner" else key[len(_INNER) :]] = value
         elif key != "name":
             values[key] = value
-    if unknown := sorted(set(values) - set(known)):
-        raise WrongInput(f"{name} has no setting {', '.join(unknown)}; allowed: {', '.join(known) or 'it has none'}")
-    for key, value in values.items():
-        wanted: type[Any] = type(known[key].default)
-        if type(value) is not wanted and not (wanted is float and type(value) is int):
-            raise WrongInput(f"{name}.{key} must be a {wanted.__name__}, not {value!r}")
-        values[key] = wanted(value)
     if inner:
         values["inner"] = create({"name": "weighted-mean", **inner})
-    made: Aggregator = cls(**values)
+    made: Aggregator = build(cls, values, name)
     return made
 
 
-def settings_of(aggregator: Aggregator) -> dict[str, Any]:
-    """The literal, flat settings, for the plan's text; `create` reads them."""
-    found: dict[str, Any] = {"name": next(name for name, cls in _CLASSES.items() if type(aggregator) is cls)}
-    for key in (field.name for field in fields(aggregator)):  # type: ignore[arg-type]
-        value = getattr(aggregator, key)
+def schedule_of(settings: Mapping[str, Any]) -> Schedule:
+    """A schedule from its table, as `create`.
+
+    Raises:
+        WrongInput: as `create`.
+    """
+    name = settings.get("name")
+    if name not in _SCHEDULES:
+        raise WrongInput(f"unknown schedule {name!r}; one of {', '.join(_SCHEDULES)}")
+    made: Schedule = build(_SCHEDULES[name], {key: value for key, value in settings.items() if key != "name"}, name)
+    return made
+
+
+def stop_of(settings: Mapping[str, Any]) -> Stop:
+    """The stop rules of a plan's table.
+
+    Raises:
+        WrongInput: as `create`.
+    """
+    made: Stop = build(Stop, settings, "stop")
+    return made
+
+
+def settings_of(made: Aggregator | Schedule) -> dict[str, Any]:
+    """The literal, flat settings, for the plan's text; `create` or `schedule_of` reads them."""
+    named = {**_CLASSES, **_SCHEDULES}.items()
+    found: dict[str, Any] = {"name": next(name for name, cls in named if type(made) is cls)}
+    for key in (field.name for field in fields(made)):  # type: ignore[arg-type]
+        value = getattr(made, key)
         if key != "inner":
-            found[key] = value
+            found[key] = list(value) if isinstance(value, tuple) else value
             continue
         for inner_key, inner_value in settings_of(value).items():
             found["inner" if inner_key == "name" else _INNER + inner_key] = inner_value

@@ -1,4 +1,4 @@
-"""How the centre turns the sites' contributions into one step.
+"""How the centre turns the sites' contributions into one: sums and means, and steps against gradients.
 
 Contributions are added in the order given, in float64, and sent on in their own dtype; the caller sorts
 them by consortium.toml, so that one set of updates has one result. Updates stay as they are.
@@ -7,21 +7,32 @@ them by consortium.toml, so that one set of updates has one result. Updates stay
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
 
 import numpy as np
 
+from fedrec.aggregation.merge import NEXT, combine
 from fedrec.aggregation.update import SiteUpdate
-from fedrec.core.optim import Adam as AdamSteps
 from fedrec.core.optim import State
-from fedrec.core.params import Array, SharedParams
+from fedrec.core.params import SharedParams
 from fedrec.errors import Refused, WrongInput
+
+WEIGHTS = ("interactions", "users", "data-quality", "model-quality")
+CLAIMS = {"data-quality", "model-quality"}  # shares in [0, 1] that a site says of itself
+MOST = 3.0  # a claim counts at most so many times the median of all
 
 
 class Aggregator(Protocol):
-    """Pure values: state goes in, state comes out. The state is a flat dict of arrays."""
+    """Pure values: state goes in, state comes out. The state is a flat dict of arrays.
+
+    Attributes:
+        descends: it takes gradients and steps against them; False: it merges whatever comes.
+    """
+
+    descends: ClassVar[bool]
 
     def init(self, shared: SharedParams) -> State:
         """The state before the first round."""
@@ -31,123 +42,141 @@ class Aggregator(Protocol):
         """What `Model.finish` gets as `merged`, and the next state."""
         ...
 
+    def survives(self, sites: int) -> int:
+        """How many of so many sites may send anything at all, and the result stays near what the others sent."""
+        ...
 
-@dataclass(frozen=True, slots=True)
-class Sum:
-    """theta = sum of contributions: for statistics. Exact for whole numbers below 2**24."""
+
+class _Trusting:
+    """No state, and one bad site is one too many."""
+
+    __slots__ = ()
+    descends: ClassVar[bool] = False
 
     def init(self, shared: SharedParams) -> State:
         return {}
+
+    def survives(self, sites: int) -> int:
+        return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Sum(_Trusting):
+    """theta = sum of contributions: for statistics. Exact for whole numbers below 2**24."""
 
     def apply(self, state: State, shared: SharedParams, updates: Sequence[SiteUpdate]) -> tuple[SharedParams, State]:
         return combine(updates, [1.0] * len(updates)), state
 
 
 @dataclass(frozen=True, slots=True)
-class Mean:
+class Mean(_Trusting):
     """theta = (1/N) sum of contributions, whatever their size; with two sites (theta_A + theta_B) / 2."""
-
-    def init(self, shared: SharedParams) -> State:
-        return {}
 
     def apply(self, state: State, shared: SharedParams, updates: Sequence[SiteUpdate]) -> tuple[SharedParams, State]:
         return combine(updates, [1.0 / max(1, len(updates))] * len(updates)), state
 
 
 @dataclass(frozen=True, slots=True)
-class WeightedMean:
+class WeightedMean(_Trusting):
     """theta = sum w_i theta_i / sum w_i: gradients of mean losses become the gradient over all rows.
 
-    Trusts the weights that the sites report.
+    Trusts the numbers that the sites report; a quality is held to [0, 1] and to three times the median of all,
+    because a liar gains by it.
     Source: McMahan et al. 2017, AISTATS, algorithm 1.
 
     Args:
-        by: what w_i counts; "interactions", the train rows.
+        by: what w_i counts: "interactions" (train rows), "users", "data-quality" (the score of the site's intake),
+            "model-quality" (NDCG@10 of its model on its own validation rows), or a product such as
+            "interactions*model-quality".
     """
 
     by: str = "interactions"
 
     def __post_init__(self) -> None:
-        if self.by != "interactions":
-            raise WrongInput(f"weighted-mean.by must be 'interactions', not {self.by!r}")
-
-    def init(self, shared: SharedParams) -> State:
-        return {}
+        factors = self.by.split("*")
+        if not set(factors) <= set(WEIGHTS) or len(set(factors)) != len(factors):
+            allowed = ", ".join(repr(name) for name in WEIGHTS)
+            raise WrongInput(f"weighted-mean.by must be one of {allowed} or a product of them, not {self.by!r}")
 
     def apply(self, state: State, shared: SharedParams, updates: Sequence[SiteUpdate]) -> tuple[SharedParams, State]:
-        weights = [update.weight for update in updates]
-        for update in updates:
-            if not (np.isfinite(update.weight) and update.weight >= 0):
-                raise _refused("weight", f"the weight of {update.site} is no number of rows")
+        weights = [1.0] * len(updates)
+        for factor in self.by.split("*"):
+            weights = [a * b for a, b in zip(weights, _weights(factor, updates), strict=True)]
         total = sum(weights)
         if total <= 0:
-            raise _refused("weight", "no site has rows to train on")
+            raise Refused("update.weight", f"no site has a weight by {self.by} above 0", NEXT)
         return combine(updates, [weight / total for weight in weights]), state
 
 
 @dataclass(frozen=True, slots=True)
-class Adam:
-    """The centre's optimiser over an aggregated gradient; fits one gradient a round.
-
-    Source: Reddi et al. 2021, Adaptive federated optimization, ICLR, algorithm 2, with decoupled weight
-    decay and bias correction (core.optim.Adam). The defaults are the recipe of quality.md.
+class GradientMean(_Trusting):
+    """theta ← theta - alpha (1/N) sum of gradients: the article's first gradient form.
 
     Args:
-        lr: learning rate; beta1, beta2, eps, weight_decay as in core.optim.Adam.
-        inner: merges the sites' gradients.
+        alpha: learning rate.
     """
 
-    lr: float = 0.03
-    beta1: float = 0.9
-    beta2: float = 0.99
-    eps: float = 1e-8
-    weight_decay: float = 0.03
-    inner: Aggregator = field(default_factory=WeightedMean)
+    alpha: float = 0.1
+
+    descends: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        betas = 0 <= self.beta1 < 1 and 0 <= self.beta2 < 1
-        if not (betas and self.lr > 0 and self.eps > 0 and self.weight_decay >= 0):
-            raise WrongInput("adam: lr and eps must be above 0, betas in [0, 1), weight_decay at least 0")
-
-    @property
-    def _steps(self) -> AdamSteps:
-        return AdamSteps(self.lr, self.beta1, self.beta2, self.eps, self.weight_decay)
-
-    def init(self, shared: SharedParams) -> State:
-        return {**self._steps.init(shared), **_prefixed(self.inner.init(shared))}
+        _positive("gradient-mean.alpha", self.alpha)
 
     def apply(self, state: State, shared: SharedParams, updates: Sequence[SiteUpdate]) -> tuple[SharedParams, State]:
-        before = {name[len(_INNER) :]: array for name, array in state.items() if name.startswith(_INNER)}
-        gradient, inner = self.inner.apply(before, shared, updates)
-        step, after = self._steps.apply(state, shared, gradient)
-        return step, {**after, **_prefixed(inner)}
+        return combine(updates, [-self.alpha / max(1, len(updates))] * len(updates)), state
 
 
-def combine(updates: Sequence[SiteUpdate], weights: Sequence[float]) -> SharedParams:
-    """sum of w_i theta_i in the order given; memory does not grow with the number of updates.
+@dataclass(frozen=True, slots=True)
+class GradientSum(_Trusting):
+    """theta ← theta - sum of alpha_i gradient_i: one learning rate per institution, the article's second form.
 
-    Raises:
-        Refused: `update.missing` without updates, `update.shape` when they differ in names or shapes.
+    With equal rates it steps N times as far as `GradientMean`.
+
+    Args:
+        alpha: the rate of every institution that is not named.
+        sites: institutions with rates of their own.
+        alphas: their rates, in the same order.
     """
-    if not updates:
-        raise _refused("missing", "no site sent an update")
-    first = updates[0].tensors.tensors
-    total: dict[str, Array] = {name: np.zeros(array.shape, dtype=np.float64) for name, array in first.items()}
-    for update, weight in zip(updates, weights, strict=True):
-        theirs = update.tensors.tensors
-        if theirs.keys() != first.keys() or any(theirs[name].shape != first[name].shape for name in first):
-            raise _refused("shape", f"the update of {update.site} has other arrays than that of {updates[0].site}")
-        for name, array in theirs.items():
-            total[name] += array if weight == 1.0 else weight * array.astype(np.float64)
-    return SharedParams({name: array.astype(first[name].dtype) for name, array in total.items()})
+
+    alpha: float = 0.1
+    sites: tuple[str, ...] = ()
+    alphas: tuple[float, ...] = ()
+
+    descends: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if len(self.sites) != len(self.alphas) or len(set(self.sites)) != len(self.sites):
+            raise WrongInput("gradient-sum: name each institution of `sites` once, with one rate each in `alphas`")
+        for alpha in (self.alpha, *self.alphas):
+            _positive("gradient-sum.alpha", alpha)
+
+    @classmethod
+    def of(cls, rates: Mapping[str, float], others: float = 0.1) -> GradientSum:
+        """From {institution: rate}; `others` for those not in it."""
+        return cls(others, tuple(rates), tuple(rates.values()))
+
+    def apply(self, state: State, shared: SharedParams, updates: Sequence[SiteUpdate]) -> tuple[SharedParams, State]:
+        own = dict(zip(self.sites, self.alphas, strict=True))
+        return combine(updates, [-own.get(update.site, self.alpha) for update in updates]), state
 
 
-_INNER = "inner."
+def _weights(factor: str, updates: Sequence[SiteUpdate]) -> list[float]:
+    """One weight a site. Raises: Refused `update.weight` for one that is none."""
+    if factor in ("interactions", "users"):
+        found = [float(update.weight if factor == "interactions" else update.users) for update in updates]
+        what = "rows" if factor == "interactions" else "users"
+    else:
+        found, what = [float(update.measures.get(factor, math.nan)) for update in updates], factor
+    for update, weight in zip(updates, found, strict=True):
+        if not math.isfinite(weight) or (weight < 0 and factor not in CLAIMS):
+            raise Refused("update.weight", f"the weight of {update.site} is no number of {what}", NEXT)
+    if factor not in CLAIMS or not found:
+        return found
+    shares = np.clip(found, 0.0, 1.0)
+    return [float(share) for share in np.minimum(shares, MOST * np.median(shares))]
 
 
-def _prefixed(state: State) -> State:
-    return {_INNER + name: array for name, array in state.items()}
-
-
-def _refused(part: str, reason: str) -> Refused:
-    return Refused(f"update.{part}", reason, "The round was not merged; look at the sites' answers and send it again")
+def _positive(name: str, value: float) -> None:
+    if not (math.isfinite(value) and value > 0):
+        raise WrongInput(f"{name} must be above 0 and finite, not {value!r}")

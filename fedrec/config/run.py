@@ -53,6 +53,8 @@ class RunConfig(TomlFile):
     model: ModelTable
     aggregator: Named | None = None  # None = the model's own
     schedule: Named | None = None  # None = every site in every round
+    local: dict[str, Any] = Field(default_factory=dict)  # epochs at the sites; empty = gradients or statistics leave
+    stop: dict[str, Any] = Field(default_factory=dict)  # when to end early; empty = never
     rounds: int | None = Field(default=None, ge=1)  # None = the model's own
     seed: int = Field(default=0, ge=0)
     protocol: Literal["p1", "p2", "p3", "all"] = "all"  # which rows are trained on

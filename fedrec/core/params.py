@@ -39,3 +39,16 @@ def add(shared: SharedParams, step: SharedParams) -> SharedParams:
     if shared.tensors.keys() != step.tensors.keys():
         raise KeyError(f"step has {sorted(step.tensors)}, model has {sorted(shared.tensors)}")
     return SharedParams({name: (old + step[name]).astype(old.dtype) for name, old in shared.tensors.items()})
+
+
+def moved(parameters: SharedParams, base: SharedParams, descends: bool) -> SharedParams:
+    """Parameters theta_i of an institution as what an aggregator or optimiser takes.
+
+    Args:
+        base: the parameters theta that it started from.
+        descends: True gives theta - theta_i, which stands for a gradient in what steps against gradients
+            (Reddi et al. 2021); False gives theta_i - theta, so that theta + their mean is the mean of the theta_i.
+    """
+    sign = -1 if descends else 1
+    found = {name: (sign * (a - base[name])).astype(a.dtype) for name, a in parameters.tensors.items()}
+    return SharedParams(found)

@@ -28,6 +28,7 @@ FIELDS = frozenset(
         "bytes",
         "rows",
         "users",
+        "measures",
         "fedrec",
     ]
 )

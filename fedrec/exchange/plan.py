@@ -26,7 +26,21 @@ _SETTING = re.compile(r"[a-z][a-z0-9_]{0,30}")
 _SHAPELESS = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )
-_SECTIONS = {"name", "purpose", "use", "fedrec", "seed", "model", "aggregator", "asks", "leaves"}
+_SECTIONS = {
+    "name",
+    "purpose",
+    "use",
+    "fedrec",
+    "seed",
+    "model",
+    "aggregator",
+    "asks",
+    "leaves",
+    "local",
+    "schedule",
+    "stop",
+}
+_OPTIONAL = ("local", "schedule", "stop")
 _ASKS = {"train", "rounds", "runs", "evaluate", "publish", "days"}
 _TOP_TYPES = {"name": str, "purpose": str, "fedrec": str, "seed": int}
 
@@ -87,6 +101,9 @@ class PlanText:
         days: how long the permit is asked for.
         use: one of the purposes that the sites allow, such as research; empty where they do not ask.
         leaves: every array of an update, by name.
+        local: epochs at the site, after which parameters leave; empty = the model's own contribution leaves.
+        schedule: name and settings of which sites train when; empty = every site in every round.
+        stop: when a run ends before its last round; empty = never.
     """
 
     name: str
@@ -103,6 +120,16 @@ class PlanText:
     seed: int = 0
     fedrec: str = field(default="")
     use: str = ""
+    local: Mapping[str, Any] = field(default_factory=dict)
+    schedule: Mapping[str, Any] = field(default_factory=dict)
+    stop: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """Numbers that leave beside each update, because the centre weighs or stops by them."""
+        weighed = "*".join(str(value) for key, value in self.aggregator.items() if key == "by" or key.endswith("_by"))
+        found = [name for name in ("data-quality", "model-quality") if name in weighed.split("*")]
+        return (*found, "global-quality") if self.stop.get("patience") else tuple(found)
 
     @property
     def train_tasks(self) -> int:
@@ -128,7 +155,9 @@ class PlanText:
         }
         leaves = {name: str(tensor) for name, tensor in self.leaves.items()}
         parts = [_table("", top), _table("asks", asks), _table("leaves", leaves)]
-        parts += [_table("aggregator", self.aggregator), _table("model", self.model)]
+        parts += [_table("aggregator", self.aggregator)]
+        parts += [_table(title, table) for title in _OPTIONAL if (table := getattr(self, title))]
+        parts += [_table("model", self.model)]
         text = "\n" + "\n".join(parts)
         check_text(text)
         return text
@@ -179,6 +208,8 @@ class PlanText:
             raise ValueError("use: 1 to 63 of a-z, 0-9 and -")
         if type(raw["model"]["name"]) is not str or type(raw["aggregator"]["name"]) is not str:
             raise TypeError("model.name or aggregator.name")
+        if any(title in raw and not (type(raw[title]) is dict and raw[title]) for title in _OPTIONAL):
+            raise ValueError("an empty table")
         return cls(
             name=raw["name"],
             purpose=raw["purpose"],
@@ -194,6 +225,7 @@ class PlanText:
             publish=asks["publish"],
             days=asks["days"],
             use=raw.get("use", ""),
+            **{title: raw.get(title, {}) for title in _OPTIONAL},
         )
 
 

@@ -106,7 +106,8 @@ def changes(before: PlanText, plan: PlanText) -> Iterator[str]:
 def _terms(before: PlanText, plan: PlanText) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
     yield "", _top(before), _top(plan)
     yield "leaves", dict(before.leaves), dict(plan.leaves)
-    yield "aggregator", dict(before.aggregator), dict(plan.aggregator)
+    for title in ("aggregator", "local", "schedule", "stop"):
+        yield title, dict(getattr(before, title)), dict(getattr(plan, title))
     yield "model", _settings(before), _settings(plan)
 
 
@@ -123,6 +124,7 @@ def _foreign(plan: PlanText) -> Iterator[Fact]:
     """Arrays that the recipe does not have."""
     try:
         own = models.from_plan(plan.model).leaves()
+        models.LocalEpochs.from_table(plan.local)
     except (FedrecError, TypeError, ValueError) as error:
         yield Fact(0, RED, "recipe", f"this fedrec cannot make the recipe: {error}")
         return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from fedrec.core.params import Array
 from fedrec.errors import Refused
 from fedrec.exchange.plan import Tensor
 
+MEASURE = 10_000  # a measure of 1 in a passport
 SCOPES = ("federated", "local", "popularity")
 SUMS = ("users", "hr", "ndcg", "recall")  # core.metrics.Sums
 _NEXT = "The owner's log says which check it was; mend the plan and submit it again"
@@ -90,6 +91,27 @@ def check_counts(report: Mapping[str, Any], n_rows: int, n_users: int) -> tuple[
     if type(rows) is not int or type(users) is not int or not (0 <= rows <= n_rows and 0 <= users <= n_users):
         raise Refused("guard.counts", "the job's numbers of rows and users cannot be true", _NEXT)
     return rows, users
+
+
+def check_measures(said: object, wanted: Sequence[str], quality: Callable[[], float]) -> dict[str, int]:
+    """Qualities that the plan asks for beside an update, as whole ten-thousandths: finer they could carry rows out.
+
+    Args:
+        wanted: their names.
+        quality: the score of the data, "data-quality": the site's own word, not the job's.
+
+    Raises:
+        Refused: `guard.numbers` when they are others, or no shares in [0, 1].
+    """
+    names = {name for name in wanted if name != "data-quality"}
+    found = said or {}
+    if not isinstance(found, dict) or set(found) != names:
+        raise Refused("guard.numbers", "the job gave other measures than the plan asks for", _NEXT)
+    if not all(type(value) in (int, float) and 0 <= value <= 1 for value in found.values()):
+        raise Refused("guard.numbers", "a measure is no share between 0 and 1", _NEXT)
+    if "data-quality" in wanted:
+        found = {**found, "data-quality": quality()}
+    return {name: round(MEASURE * found[name]) for name in sorted(found)}
 
 
 def check_sums(numbers: object, n_users: int) -> dict[str, dict[str, float]]:

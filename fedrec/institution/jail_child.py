@@ -226,7 +226,7 @@ def _perform(spec: dict[str, Any], files: dict[str, int]) -> dict[str, Any]:
         _write(files["update"], encode(done.update))
     if done.state is not None:
         _write(files["state"], encode(done.state))
-    return {"rows": done.rows, "users": done.users, "numbers": done.numbers}
+    return {"rows": done.rows, "users": done.users, "numbers": done.numbers, "measures": done.measures}
 
 
 def _read(descriptor: int) -> bytes:

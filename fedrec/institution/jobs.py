@@ -345,12 +345,12 @@ class Jobs:
         name, size = update.sha256, len(update.data)
         (folder / "update").write_bytes(update.data)
         counts = {"sha256": name, "bytes": size, "rows": update.rows, "users": update.users}
-        facts = facts_of(site, row, task, permit) | counts
+        facts = facts_of(site, row, task, permit) | counts | {"measures": update.measures}
         state = state_path(site, row, task)
         state.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.replace(folder / "state", state)
         keep_base(site, row, task)
-        detail.update(**counts, guard="passed")
+        detail.update(**counts, guard="passed", **{f"measure {key}": value for key, value in update.measures.items()})
         site.blobs.release(row.id, folder / "update", name)
         return {"status": "done", "passport": sign(facts, site.keys.site)}
 

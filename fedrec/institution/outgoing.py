@@ -13,7 +13,7 @@ from fedrec.core.split import split
 from fedrec.errors import Refused
 from fedrec.exchange.plan import PlanText
 from fedrec.exchange.wire import decode, encode, sha256
-from fedrec.institution.guard import Guard, check_counts, check_sums
+from fedrec.institution.guard import Guard, check_counts, check_measures, check_sums
 from fedrec.institution.store import Store
 
 MAX_MORE = 10**6  # bytes of an update file beyond the arrays
@@ -25,12 +25,14 @@ class Update:
 
     Args:
         thin_items: rows that too few users stand behind and that are zero now; None where the site has no such limit.
+        measures: qualities that the plan asks for beside the update, in ten-thousandths.
     """
 
     data: bytes
     rows: int
     users: int
     thin_items: int | None
+    measures: dict[str, int]
 
     @property
     def sha256(self) -> str:
@@ -57,7 +59,7 @@ def update_of(
         tensors, thin = guard.cohort(tensors, split(store.rows(), protocol, plan.seed).train.matrix())
     data = encode(tensors)  # written anew: the bytes that the jail wrote could carry more than the arrays
     guard.check(tensors, len(data))
-    return Update(data, rows, users, thin)
+    return Update(data, rows, users, thin, check_measures(body.get("measures"), plan.measures, store.quality))
 
 
 def numbers_of(store: Store, body: Mapping[str, Any]) -> tuple[dict[str, Any], str]:

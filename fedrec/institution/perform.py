@@ -14,6 +14,7 @@ from fedrec.core.params import Array, PrivateParams, SharedParams
 from fedrec.exchange.plan import PlanText
 from fedrec.institution import work
 from fedrec.models import from_plan
+from fedrec.models.local import LocalEpochs
 
 LIST_LENGTH = 100  # items in the lists that a published model makes for every user
 
@@ -28,6 +29,7 @@ class Done:
         rows: rows that were trained on; 0 but for train.
         users: users who have such rows.
         numbers: sums over users by scope; empty but for evaluate.
+        measures: numbers that leave beside the update, by name; empty but for train.
     """
 
     update: dict[str, Array] | None = None
@@ -35,6 +37,7 @@ class Done:
     rows: int = 0
     users: int = 0
     numbers: dict[str, Any] = field(default_factory=dict)
+    measures: dict[str, float] = field(default_factory=dict)
 
 
 def perform(
@@ -52,15 +55,17 @@ def perform(
         rows: all rows of the institution; the split is made here.
         private: what the round before left at this institution; empty in round 0.
     """
-    model = from_plan(plan.model)
+    model, local = from_plan(plan.model), LocalEpochs.from_table(plan.local)
     base, own = SharedParams(dict(shared)), PrivateParams(dict(private))
     if kind == "train":
-        trained = work.train(model, rows, protocol, base, own, plan.seed)
-        return Done(trained.contribution.tensors, trained.private.tensors, trained.rows, trained.users)
+        trained = work.train(model, rows, protocol, base, own, plan.seed, local, plan.measures)
+        leaves, stays = trained.contribution.tensors, trained.private.tensors
+        return Done(leaves, stays, trained.rows, trained.users, measures=trained.measures)
     if kind == "evaluate":
 
         def alone() -> tuple[SharedParams, PrivateParams]:
-            return work.train_alone(model, rows, protocol, plan.rounds, from_settings(plan.aggregator), plan.seed)
+            optimiser = from_settings(plan.aggregator)
+            return work.train_alone(model, rows, protocol, plan.rounds, optimiser, plan.seed, local)
 
         return Done(numbers=work.evaluate(model, rows, protocol, base, own, plan.seed, alone))
     lists = work.top_items(model, rows, base, own, min(LIST_LENGTH, rows.n_items))

@@ -74,6 +74,7 @@ def details(
         "train_tasks": plan.train_tasks,
         "rounds": plan.rounds,
         "rows": list(plan.train),
+        "measures": list(plan.measures),
         "evaluate": plan.evaluate,
         "publish": plan.publish,
         "days": plan.days,
@@ -156,6 +157,13 @@ def text_of(shown: Mapping[str, Any]) -> str:
     return "\n\n".join("\n".join(part) for part in parts)
 
 
+MEASURES = {
+    "data-quality": "the score of this site's data",
+    "model-quality": "how well the model trained here finds validation rows (mean NDCG@10)",
+    "global-quality": "how well the model that came finds validation rows (mean NDCG@10)",
+}
+
+
 def _leaving(shown: Mapping[str, Any]) -> list[str]:
     facts = shown["facts"]
     total = sum(leaf["bytes"] for leaf in shown["leaves"])
@@ -167,7 +175,8 @@ def _leaving(shown: Mapping[str, Any]) -> list[str]:
     lines.append(
         f"  {total:,} bytes a round, {facts['train_tasks']} rounds in all, on the rows {', '.join(facts['rows'])}"
     )
-    lines.append("  with each update: how many rows and users stand behind it")
+    beside = "".join(f", {MEASURES[name]}" for name in facts["measures"])
+    lines.append(f"  with each update: how many rows and users stand behind it{beside}")
     if facts["evaluate"]:
         lines.append("  after the last round of a run: hit counts, as sums over users")
     return [*lines, "  not: rows, ids, user vectors, recommendations"]
@@ -180,6 +189,7 @@ def _running(plan: PlanText) -> list[str]:
     return [
         f"  {what}, fedrec {plan.fedrec}",
         *settings,
+        *(f"  local {key} = {value!r}" for key, value in plan.local.items()),
         f"  the centre merges with {plan.aggregator['name']}",
         f"  {install}",
     ]

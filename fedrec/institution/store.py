@@ -90,6 +90,10 @@ class Store:
         with pa.memory_map(str(path)) as file:
             return pa.ipc.open_file(file).read_all()
 
+    def quality(self) -> float:
+        """The data-quality score of the last intake; a share."""
+        return float(self.report()["quality"]["score"])
+
     def report(self) -> dict[str, Any]:
         """What the last intake of this version counted."""
         found: dict[str, Any] = json.loads((self.folder / "report.json").read_text(encoding="utf-8"))

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import fedrec
 from fedrec.errors import Refused
+from fedrec.exchange.plan import PlanText
 from fedrec.institution.jail import JailLimits, Report
 from fedrec.institution.ledger import JobRow, RequestRow
 from fedrec.institution.permit import Task
@@ -37,7 +38,8 @@ def run_in_jail(site: Site, jail: Runner, job: str, row: RequestRow, task: Task,
     limits = site.config.limits
     spec = {"plan": row.plan, "kind": task.kind, "protocol": task.protocol}
     before = private_of(site, row, task)
-    if task.kind == "train" and task.round and not before.exists():
+    turns = PlanText.parse(row.plan).schedule  # without one every site trains in every round
+    if task.kind == "train" and not before.exists() and (trained_before(site, row, task) if turns else task.round):
         raise Refused("task.round", "the round before was not trained at this site", "Start the run again from round 0")
     with ExitStack() as stack:
         files = {
@@ -87,7 +89,7 @@ def forget_round(site: Site, key: str, row: RequestRow, task: Task) -> None:
             for side, name in (("out", update_of(job)), ("in", job.task.base)):
                 if name and name not in keep:
                     site.blobs.drop(side, row.id, name)
-    state_path(site, row, task, task.round - 2).unlink(missing_ok=True)
+    drop_states(site, row, task)
 
 
 def update_of(job: JobRow) -> str:
@@ -142,8 +144,27 @@ def state_path(site: Site, row: RequestRow, task: Task, number: int | None = Non
 
 
 def private_of(site: Site, row: RequestRow, task: Task) -> Path:
-    """The private parameters that a task starts from: those of the round before, or of its own round after training."""
-    return state_path(site, row, task, task.round - 1 if task.kind == "train" else task.round)
+    """The private parameters that a task starts from: those of the round before, or of its own round after training.
+
+    The round before is the last one that this site trained: by the plan's schedule it may have left some out.
+    """
+    if task.kind != "train":
+        return state_path(site, row, task)
+    return state_path(site, row, task, max(trained_before(site, row, task), default=task.round - 1))
+
+
+def trained_before(site: Site, row: RequestRow, task: Task) -> list[int]:
+    """The earlier rounds of a run that this site has trained."""
+    jobs = (job for job in site.ledger.jobs_of(row.id, task.run) if job.task.kind == "train" and job.status == "done")
+    return [job.task.round for job in jobs if job.task.round < task.round]
+
+
+def drop_states(site: Site, row: RequestRow, task: Task) -> None:
+    """Delete the private parameters that lie before those which a task starts from."""
+    start = private_of(site, row, task)
+    for path in start.parent.glob("*.safetensors"):
+        if int(path.stem) < int(start.stem):
+            path.unlink(missing_ok=True)
 
 
 def log_of(site: Site, job: str) -> Path:

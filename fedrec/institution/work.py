@@ -5,8 +5,8 @@ Nothing here touches files or the network; linear algebra runs on one thread, so
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from fedrec.core.interactions import Interactions
 from fedrec.core.metrics import Scorer, Sums, measure, users_at_once
 from fedrec.core.optim import Optimiser
-from fedrec.core.params import PrivateParams, SharedParams
+from fedrec.core.params import PrivateParams, SharedParams, moved
 from fedrec.core.split import Split, split
 from fedrec.core.threads import one_thread
 from fedrec.errors import WrongInput
 from fedrec.models.base import Model, counts
+from fedrec.models.local import LocalEpochs
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +38,18 @@ class Trained:
     private: PrivateParams
     rows: int
     users: int
+    measures: dict[str, float] = field(default_factory=dict)
 
 
 def train(
-    model: Model, rows: Interactions, protocol: str, shared: SharedParams, private: PrivateParams, seed: int
+    model: Model,
+    rows: Interactions,
+    protocol: str,
+    shared: SharedParams,
+    private: PrivateParams,
+    seed: int,
+    local: LocalEpochs | None = None,
+    measures: Collection[str] = (),
 ) -> Trained:
     """Train on the protocol's train rows.
 
@@ -48,12 +57,35 @@ def train(
         rows: all rows of the institution.
         private: what the round before left here; empty in round 0.
         seed: of the split; only used without timestamps.
+        local: epochs after which parameters leave; None lets the model's own contribution leave.
+        measures: what to measure on the validation rows, NDCG@10: "global-quality" of the model as it came,
+            "model-quality" of the model as it was trained here.
     """
+    found = {}
     with one_thread():
         seen = split(rows, protocol, seed).train
-        contribution, after = model.fit_site(seen, shared, private)
+        if "global-quality" in measures:
+            found["global-quality"] = validated(model, rows, shared, private, seed)
+        contribution, after = _fit(model, seen, shared, private, local)
+        if "model-quality" in measures:
+            mine = shared if local is None else contribution
+            found["model-quality"] = validated(model, rows, mine, after, seed)
         touched = seen.matrix()
-    return Trained(contribution, after, int(touched.nnz), int(np.count_nonzero(np.diff(touched.indptr))))
+    return Trained(contribution, after, int(touched.nnz), int(np.count_nonzero(np.diff(touched.indptr))), found)
+
+
+def validated(model: Model, rows: Interactions, shared: SharedParams, private: PrivateParams, seed: int) -> float:
+    """NDCG@10 on each user's last row but one, mean over the users who have one; 0 without such users."""
+    sums = _measured(model, split(rows, "validation", seed), "validation", shared, private, seed)
+    return sums.means()["ndcg@10"] or 0.0
+
+
+def _fit(
+    model: Model, rows: Interactions, shared: SharedParams, private: PrivateParams, local: LocalEpochs | None
+) -> tuple[SharedParams, PrivateParams]:
+    if local is None:
+        return model.fit_site(rows, shared, private)
+    return local.fit(model, rows, shared, private)
 
 
 def evaluate(
@@ -96,7 +128,13 @@ def evaluate(
 
 
 def train_alone(
-    model: Model, rows: Interactions, protocol: str, rounds: int, optimiser: Optimiser, seed: int
+    model: Model,
+    rows: Interactions,
+    protocol: str,
+    rounds: int,
+    optimiser: Optimiser,
+    seed: int,
+    local: LocalEpochs | None = None,
 ) -> tuple[SharedParams, PrivateParams]:
     """The local-only baseline: the same model, rounds and optimiser on this institution's rows only."""
     with one_thread():
@@ -104,7 +142,9 @@ def train_alone(
         shared, private = model.init(rows.n_items, seed), PrivateParams({})
         state = optimiser.init(shared)
         for _ in range(rounds):
-            contribution, private = model.fit_site(seen, shared, private)
+            contribution, private = _fit(model, seen, shared, private, local)
+            if local is not None:
+                contribution = moved(contribution, shared, optimiser.descends)
             step, state = optimiser.apply(state, shared, contribution)
             shared = model.finish(shared, step)
     return shared, private

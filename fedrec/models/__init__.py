@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fedrec.models.ease import Ease
     from fedrec.models.echo import Echo
     from fedrec.models.itemcf import ItemCF
+    from fedrec.models.local import LocalEpochs
     from fedrec.models.mf import MF
     from fedrec.models.own import OwnModel
     from fedrec.models.popularity import Popularity
@@ -24,6 +25,7 @@ __all__ = [
     "Ease",
     "Echo",
     "ItemCF",
+    "LocalEpochs",
     "Model",
     "OwnModel",
     "Popularity",
@@ -33,7 +35,7 @@ __all__ = [
 ]
 
 _CLASSES = {"popularity": "Popularity", "itemcf": "ItemCF", "ease": "Ease", "mf": "MF", "echo": "Echo"}
-_FILES = {cls: name for name, cls in _CLASSES.items()} | {"OwnModel": "own"}
+_FILES = {cls: name for name, cls in _CLASSES.items()} | {"OwnModel": "own", "LocalEpochs": "local"}
 NAMES = tuple(_CLASSES)
 
 

@@ -8,7 +8,7 @@ institution's own train rows; the centre averages by row count and takes a step.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -58,24 +58,30 @@ class Model(Protocol):
         ...
 
 
-def build(cls: type[Any], settings: Mapping[str, Any]) -> Any:
+def build(cls: type[Any], settings: Mapping[str, Any], name: str = "") -> Any:
     """A frozen dataclass from literal settings, whose types must be those of the defaults.
+
+    Lists stand for tuples and whole numbers for floats. A field without a literal default is taken as it is.
+
+    Args:
+        name: what the class is called in texts; by default its own `name`.
 
     Raises:
         WrongInput: an unknown setting, or one of another type.
     """
-    name = cls.name
+    name = name or cls.name
     known = {field.name: field.default for field in fields(cls)}
     if unknown := sorted(set(settings) - set(known)):
         allowed = ", ".join(known) if known else "it has none"
         raise WrongInput(f"{name} has no setting {', '.join(unknown)}; allowed: {allowed}")
     values = dict(settings)
     for key, value in settings.items():
-        wanted = type(known[key])
-        if wanted is float and type(value) is int:
-            values[key] = float(value)
-        elif type(value) is not wanted:
-            raise WrongInput(f"{name}.{key} must be a {wanted.__name__}, not {value!r}")
+        wanted: type[Any] = type(known[key])
+        if known[key] is MISSING:
+            continue
+        if type(value) not in {float: (int, float), tuple: (list, tuple)}.get(wanted, (wanted,)):
+            raise WrongInput(f"{name}.{key} must be a {'list' if wanted is tuple else wanted.__name__}, not {value!r}")
+        values[key] = wanted(value)
     return cls(**values)
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import os
+import queue
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +20,11 @@ from fedrec.config.secret import secret
 from fedrec.core.params import SharedParams
 from fedrec.errors import Refused, Unreachable, WrongInput
 from fedrec.exchange import passport, signing
-from fedrec.exchange.plan import Tensor
 from fedrec.exchange.request import function_name
 from fedrec.exchange.wire import decode, encode, sha256
 from fedrec.scientist.federation import Answer, RoundTask, SiteRefused
 from fedrec.scientist.plan import Plan
+from fedrec.scientist.requests import Requests
 from fedrec.scientist.runs import OnRound, Run
 
 if TYPE_CHECKING:
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
     from fedrec.scientist.syft_client import SyftSite
 
 _log = logging.getLogger("fedrec")
-POLL_S = 1.0  # how often waiting for owners looks again; seconds
 
 
 def connect(consortium: Path | str, user: str | None = None, password: str | None = None) -> Datasites:
@@ -70,50 +71,6 @@ def connect(consortium: Path | str, user: str | None = None, password: str | Non
     federation = Datasites(config, {member.name: site for member, site in zip(config.member, sites, strict=True)})
     federation.consortium = Path(consortium).absolute()
     return federation
-
-
-@dataclass
-class Requests:
-    """One plan's requests at all sites."""
-
-    federation: Datasites
-    plan: Plan
-    ids: dict[str, str]
-
-    def status(self) -> pd.DataFrame:
-        """What each owner has decided so far; one row per site."""
-        import pandas as pd
-
-        return pd.DataFrame([{"site": site, **facts} for site, facts in self.federation.requests_of(self.plan).items()])
-
-    def wait(
-        self, seconds: float = 3600.0, show: Callable[[pd.DataFrame], object] | None = None, require: str | None = None
-    ) -> pd.DataFrame:
-        """Return when every owner has decided; shows the table whenever it changes.
-
-        Args:
-            require: "approved" to refuse when any owner decided otherwise.
-
-        Raises:
-            Refused: `permit.missing` when time is up, `permit.denied` when `require` is not met.
-        """
-        show = show or _shown()
-        deadline, before = time.monotonic() + seconds, None
-        while True:
-            table = self.status()
-            if before is None or not table.equals(before):
-                show(table)
-                before = table
-            if not (table["status"] == "waiting").any():
-                if require is not None and (no := table[table["status"] != require]).size:
-                    who = ", ".join(f"{row.site} ({row.status})" for row in no.itertuples())
-                    raise Refused(
-                        "permit.denied", f"not every institution takes part: {who}", "Ask the owners, or leave them out"
-                    )
-                return table
-            if time.monotonic() > deadline:
-                raise Refused("permit.missing", "not every owner has decided yet", "Ask them, or call wait() again")
-            time.sleep(POLL_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,15 +168,36 @@ class Datasites:
         with bar(run.id, plan.spec.rounds) as advance:
             return run.finish(advance)
 
+    def calls(self) -> SiteCalls:
+        return SiteCalls(self)
+
     def run(self, task: RoundTask) -> Sequence[Answer]:
         data = encode(task.shared.tensors)
         message = task.message(sha256(data))
-        carried = Carried(task.run, dict(self._checkpoints))
+        carried = self.carried(task.run)
         answers = list(self._pool.map(lambda site: self._one(site, task, message, data, carried), task.sites))
-        if task.kind == "train" and task.number + 1 < task.plan.spec.rounds:
-            return answers
-        closing = Carried(task.run, dict(self._checkpoints))  # nothing may follow: the last ones are exchanged too
-        return list(self._pool.map(lambda answer: self._closed(answer, closing), answers))
+        last = repeat(self.carried(task.run))  # nothing may follow: the checkpoints after it are exchanged too
+        spent = self._pool.map(self._exchanged, task.sites, last)
+        return [
+            replace(answer, bytes_up=answer.bytes_up + up, bytes_down=answer.bytes_down + down)
+            for answer, (up, down) in zip(answers, spent, strict=True)
+        ]
+
+    def carried(self, run: str) -> Carried:
+        """The checkpoints as they stand now."""
+        return Carried(run, dict(self._checkpoints))
+
+    def end(self, run: str, sites: Sequence[str]) -> None:
+        """Exchange the last checkpoints; a site that does not take them is named in a warning, the run stands."""
+        carried = self.carried(run)
+
+        def one(name: str) -> None:
+            try:
+                self._exchanged(name, carried)
+            except SiteRefused as refusal:
+                _log.warning("the last checkpoints were not exchanged: %s", refusal)
+
+        list(self._pool.map(one, sites))
 
     def ask(self, site: str, plan: Plan) -> dict[str, Any]:
         """Call the plan's function at one site without a task; shows what the site says to this account now.
@@ -257,16 +235,15 @@ class Datasites:
             name, update, answer.get("numbers", {}), received - before[1], sent - before[0], answer.get("passport", {})
         )
 
-    def _closed(self, answer: Answer, carried: Carried) -> Answer:
-        """The answer with the bytes of one more exchange of checkpoints."""
-        line = self._sites[answer.site].line
+    def _exchanged(self, name: str, carried: Carried) -> tuple[int, int]:
+        """Bytes (up, down) of an exchange of checkpoints apart from a task."""
+        line = self._sites[name].line
         before = line.counted
         try:
-            self._exchange(answer.site, carried)
+            self._exchange(name, carried)
         except Refused as refusal:
-            raise SiteRefused(answer.site, refusal) from None
-        up, down = line.counted[1] - before[1], line.counted[0] - before[0]
-        return replace(answer, bytes_up=answer.bytes_up + up, bytes_down=answer.bytes_down + down)
+            raise SiteRefused(name, refusal) from None
+        return line.counted[1] - before[1], line.counted[0] - before[0]
 
     def _exchange(self, name: str, carried: Carried) -> None:
         """Bring a site the other institutions' newest checkpoints of its audit logs, and take its own for them."""
@@ -286,7 +263,7 @@ class Datasites:
     def _update(
         self, name: str, site: SyftSite, request: str, task: RoundTask, message: dict[str, Any], answer: dict[str, Any]
     ) -> SiteUpdate:
-        """Fetch a site's update and distrust it: passport, SHA-256, names, shapes, dtypes."""
+        """Fetch a site's update and distrust it: passport, SHA-256; the round loop looks at the arrays."""
         facts = answer["passport"]
         passport.check(
             facts, key=self._keys[name], site=name, request=request, plan=task.plan.fingerprint,
@@ -295,9 +272,8 @@ class Datasites:
         data = site.own("GET", f"/fedrec/v1/blobs/{facts['sha256']}", request=request)
         if sha256(data) != facts["sha256"]:
             raise Refused("update.sha256", "the update is not the one its passport names", "Resume the run")
-        tensors = decode(data)
-        check_shapes(tensors, task.plan.spec.leaves, self.n_items)
-        return SiteUpdate(name, float(facts["rows"]), SharedParams(tensors))
+        measures = {key: value / 10_000 for key, value in dict(facts["measures"]).items()}
+        return SiteUpdate(name, float(facts["rows"]), SharedParams(decode(data)), int(facts["users"]), measures)
 
     def _put(self, site: SyftSite, request: str, name: str, data: bytes) -> None:
         target = f"/fedrec/v1/blobs/{name}"
@@ -316,27 +292,37 @@ class Datasites:
         return {row["fingerprint"]: row for row in found["requests"]}
 
 
-def check_shapes(tensors: dict[str, Any], leaves: Any, n_items: int) -> None:
-    """Refuse an update whose arrays are not what the plan declares.
+class SiteCalls:
+    """Tasks under way at datasites, a thread each; answers to a run that ended are lost with it."""
 
-    Raises:
-        Refused: `update.shape`, `update.dtype` or `update.finite`.
-    """
-    import numpy as np
+    def __init__(self, federation: Datasites) -> None:
+        self._federation, self._came = federation, queue.SimpleQueue[Answer | BaseException]()
 
-    wanted: dict[str, Tensor] = dict(leaves)
-    if set(tensors) != set(wanted):
-        raise Refused("update.shape", "the update has other arrays than the plan declares", "The update is left out")
-    for name, tensor in wanted.items():
-        if tensors[name].shape != tensor.sized(n_items):
-            raise Refused("update.shape", f"{name} has another shape than the plan declares", "The update is left out")
-        if str(tensors[name].dtype) != tensor.dtype:
-            raise Refused("update.dtype", f"{name} is {tensors[name].dtype}", "The update is left out")
-        if tensors[name].dtype.kind == "f" and not np.isfinite(tensors[name]).all():
-            raise Refused("update.finite", f"{name} holds a value that is not finite", "The update is left out")
+    @property
+    def n_items(self) -> int:
+        return self._federation.n_items
 
+    def clock(self) -> float:
+        return time.monotonic()
 
-def _shown() -> Callable[[pd.DataFrame], object]:
-    from fedrec.scientist.progress import show_table
+    def send(self, task: RoundTask) -> None:
+        data = encode(task.shared.tensors)
+        message = task.message(sha256(data))
+        carried = self._federation.carried(task.run)
+        for site in task.sites:
+            self._federation._pool.submit(self._one, site, task, message, data, carried)
 
-    return show_table
+    def receive(self, until: float | None) -> Sequence[Answer | SiteRefused]:
+        try:
+            answer = self._came.get(timeout=None if until is None else max(0.0, until - self.clock()))
+        except queue.Empty:
+            return []
+        if isinstance(answer, BaseException) and not isinstance(answer, SiteRefused):
+            raise answer
+        return [answer]
+
+    def _one(self, site: str, task: RoundTask, message: dict[str, Any], data: bytes, carried: Carried) -> None:
+        try:
+            self._came.put(self._federation._one(site, task, message, data, carried))
+        except BaseException as error:  # told in the thread that waits
+            self._came.put(error)

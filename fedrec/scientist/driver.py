@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
+from fedrec.aggregation import SiteUpdate
+from fedrec.aggregation.checks import check_update
+from fedrec.aggregation.update import discounted
 from fedrec.core.optim import State
-from fedrec.core.params import SharedParams
+from fedrec.core.params import SharedParams, moved
 from fedrec.core.threads import one_thread
-from fedrec.scientist.federation import Answer, Federation, RoundTask
+from fedrec.errors import Refused
+from fedrec.scientist.federation import Answer, Calls, Federation, RoundTask, SiteRefused
 from fedrec.scientist.plan import Plan
 
 
@@ -24,13 +28,34 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One committed round: who answered, and where the run stands after it."""
+    """One committed round: who answered, and where the run stands after it.
+
+    Args:
+        answers: those that were merged, in the order of the consortium.
+        seconds: by the federation's clock.
+        late: rounds that an answer was late, by site; only those above 0.
+        left_out: sites whose answer was not merged, with the code that says why.
+    """
 
     number: int
     answers: tuple[Answer, ...]
     after: Progress
     seconds: float
-    sites: tuple[str, ...] = field(default=())
+    late: Mapping[str, int] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Who was merged."""
+        return tuple(answer.site for answer in self.answers)
+
+
+class Away(NamedTuple):
+    """A site at work: the round whose model it has, that model, and since when."""
+
+    number: int
+    base: SharedParams
+    since: float
 
 
 def begin(plan: Plan, federation: Federation) -> Progress:
@@ -49,15 +74,86 @@ def train(
         sites: the same in every call of one run, in the order in which updates are added.
 
     Raises:
-        Refused: a site said no in the middle; the rounds yielded so far stand.
+        Refused: too few sites can still answer; the rounds yielded so far stand.
     """
-    model, aggregator, now = plan.built, plan.merges, start
-    for number, chosen in enumerate(plan.schedule.plan(sites)):
-        if number < start.number:
-            continue
-        began = time.monotonic()
-        answers = tuple(federation.run(RoundTask(plan, "train", run, number, protocol, chosen, now.shared)))
+    now, calls = start, federation.calls()
+    away: dict[str, Away] = {}
+    seconds: list[float] = []
+    while now.number < plan.spec.rounds:
+        began = calls.clock()
+        chosen = plan.turns.choose(now.number, sites, away)
+        calls.send(RoundTask(plan, "train", run, now.number, protocol, chosen, now.shared))
+        away |= {site: Away(now.number, now.shared, began) for site in chosen}
+        came = _gather(plan, calls, len(chosen), away, now.number, seconds)
+        answers = sorted(came.answers, key=lambda answer: sites.index(answer.site))
+        updates = [came.updates[answer.site] for answer in answers]
         with one_thread():
-            step, state = aggregator.apply(now.state, now.shared, [a.update for a in answers if a.update])
-            now = Progress(number + 1, model.finish(now.shared, step), state)
-        yield Round(number, answers, now, time.monotonic() - began, chosen)
+            step, state = plan.merges.apply(now.state, now.shared, updates)
+            now = Progress(now.number + 1, plan.built.finish(now.shared, step), state)
+        yield Round(now.number - 1, tuple(answers), now, calls.clock() - began, came.late, came.left_out)
+
+
+class _Came(NamedTuple):
+    """What a round got: answers, their updates as the aggregator takes them, lateness and refusals by site."""
+
+    answers: list[Answer]
+    updates: dict[str, SiteUpdate]
+    late: dict[str, int]
+    left_out: dict[str, str]
+
+
+def _gather(plan: Plan, calls: Calls, chosen: int, away: dict[str, Away], number: int, seconds: list[float]) -> _Came:
+    """Wait as long as the schedule says; who answers is taken out of `away`.
+
+    Raises:
+        Refused: the first refusal, once too few sites are left.
+    """
+    came, first = _Came([], {}, {}, {}), None
+    wait, began = plan.turns.wait(chosen, len(away), seconds), calls.clock()
+    until = None if wait.seconds is None else began + wait.seconds
+    while len(came.answers) < wait.most:
+        enough = len(came.answers) >= wait.least
+        if not away or (first is not None and len(came.answers) + len(away) < wait.least):
+            if enough:
+                break
+            raise first or Refused(
+                "update.few", f"{len(came.answers)} of {wait.least} sites answered", "Resume the run"
+            )
+        over = until is not None and calls.clock() >= until
+        if over and enough:
+            break
+        for answer in calls.receive(None if over else until):
+            was = away.pop(answer.site)
+            if isinstance(answer, SiteRefused):
+                first = first or answer
+                came.left_out[answer.site] = answer.code
+                continue
+            seconds.append(calls.clock() - was.since)
+            late = number - was.number
+            try:
+                came.updates[answer.site] = _as_merged(plan, calls, answer, was.base, late)
+            except Refused as refusal:
+                first = first or SiteRefused(answer.site, refusal)
+                came.left_out[answer.site] = refusal.code
+                continue
+            came.answers.append(answer)
+            if late:
+                came.late[answer.site] = late
+    return came
+
+
+def _as_merged(plan: Plan, calls: Calls, answer: Answer, base: SharedParams, late: int) -> SiteUpdate:
+    """The update as the aggregator takes it: checked; parameters as what they moved; a late one counts less.
+
+    Raises:
+        Refused: it is not what the plan declares.
+    """
+    if late > plan.turns.max_staleness:
+        raise Refused("update.late", f"the answer is {late} rounds late", "It is left out; the site may go on")
+    if answer.update is None:
+        raise Refused("update.missing", "the answer holds no update", "Look at the site's answer")
+    check_update(answer.update, plan.spec.leaves, calls.n_items)
+    update = answer.update
+    if plan.local is not None:
+        update = replace(update, tensors=moved(update.tensors, base, plan.merges.descends))
+    return discounted(update, late)

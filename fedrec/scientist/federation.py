@@ -86,12 +86,41 @@ class Federation(Protocol):
         """The members that may run this plan now."""
         ...
 
+    def calls(self) -> Calls:
+        """A line of its own to the sites, for one run."""
+        ...
+
     def run(self, task: RoundTask) -> Sequence[Answer]:
         """The answers of the task's sites, in their order.
 
         Raises:
             Refused: a site said no or was lost; names the site.
         """
+        ...
+
+    def end(self, run: str, sites: Sequence[str]) -> None:
+        """A run's last round is committed: the sites exchange what they witness of one another."""
+        ...
+
+
+class Calls(Protocol):
+    """Tasks that are under way: sent and received apart, so that no site need wait for another."""
+
+    @property
+    def n_items(self) -> int:
+        """Length of the consortium's catalogue."""
+        ...
+
+    def clock(self) -> float:
+        """Seconds since some moment; simulated ones in a simulation."""
+        ...
+
+    def send(self, task: RoundTask) -> None:
+        """Start the task at its sites."""
+        ...
+
+    def receive(self, until: float | None) -> Sequence[Answer | SiteRefused]:
+        """What has come in; waits for at least one answer, or until the clock says `until`."""
         ...
 
 

@@ -6,16 +6,17 @@ import ast
 import inspect
 import linecache
 import textwrap
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import fedrec
 from fedrec import aggregation, models
-from fedrec.aggregation import Aggregator, Schedule, Synchronous
+from fedrec.aggregation import Aggregator, Buffered, Schedule, Stop, Synchronous, WeightedMean
 from fedrec.errors import WrongInput
 from fedrec.exchange.plan import PlanText, Tensor, fingerprint
 from fedrec.models import Model
+from fedrec.models.local import LocalEpochs
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,11 @@ class Plan:
         model: a recipe, such as fedrec.models.Ease(l2=200.0). Give this or `code`.
         code: a class of your own (or its text); its source stands in the plan, see docs/own-code.md.
         settings: literal keyword arguments of your own class.
-        aggregator: how the centre merges; None takes what fits the model.
+        aggregator: how the centre merges; None takes what fits the model, or WeightedMean with `local`.
+        local: epochs at the sites, such as fedrec.models.LocalEpochs(5), after which parameters leave; None lets
+            the model's own contribution leave, a gradient or a statistic.
+        schedule: which sites train when; None is every site in every round.
+        stop: when a run ends before its last round; None is never.
         rounds: training rounds of one run; None takes the model's own.
         train: which rows each run trains on: "p1", "p3" (parts held out for evaluation) or "all".
         runs: how many runs of each kind the permits should allow.
@@ -41,6 +46,9 @@ class Plan:
     code: type | str | None = None
     settings: dict[str, Any] | None = None
     aggregator: Aggregator | None = None
+    local: LocalEpochs | None = None
+    schedule: Schedule | None = None
+    stop: Stop | None = None
     rounds: int | None = None
     train: tuple[str, ...] = ("all",)
     runs: int = 1
@@ -56,6 +64,7 @@ class Plan:
     def __post_init__(self) -> None:
         if (self.model is None) == (self.code is None):
             raise WrongInput("a plan has either a model or code of its own")
+        self._check_fit()
         PlanText.parse(self.text)  # everything that is wrong with a plan is said when it is made
 
     @classmethod
@@ -69,6 +78,9 @@ class Plan:
         return cls(
             model=models.from_plan(spec.model),
             aggregator=aggregation.create(spec.aggregator),
+            local=LocalEpochs.from_table(spec.local),
+            schedule=aggregation.schedule_of(spec.schedule) if spec.schedule else None,
+            stop=aggregation.stop_of(spec.stop) if spec.stop else None,
             rounds=spec.rounds,
             train=spec.train,
             runs=spec.runs,
@@ -94,12 +106,23 @@ class Plan:
     @property
     def merges(self) -> Aggregator:
         """The aggregator of the plan."""
+        if self.aggregator is None and self.local is not None:
+            return WeightedMean()
         return self.aggregator or aggregation.default_for(self.built)
 
     @property
-    def schedule(self) -> Schedule:
+    def turns(self) -> Schedule:
         """Which sites train when."""
-        return Synchronous(self.spec.rounds)
+        return self.schedule or Synchronous()
+
+    def _check_fit(self) -> None:
+        """Refuse what would run and mean nothing."""
+        kind = self.built.aggregator_default
+        if (kind != "adam" and self.local is not None) or (kind == "sum" and isinstance(self.schedule, Buffered)):
+            name = self.built.name
+            raise WrongInput(f"{name} releases no gradients: no local epochs, no asynchronous rounds")
+        if {"model-quality", "global-quality"} & set(self.spec.measures) and not set(self.train) <= {"p1", "p2"}:
+            raise WrongInput("validation rows are held out under p1 and p2 only: train on these, or do not use them")
 
     @cached_property
     def spec(self) -> PlanText:
@@ -113,6 +136,9 @@ class Plan:
             purpose=self.purpose,
             model=models.table_of(model),
             aggregator=aggregation.settings_of(self.merges),
+            local=self.local.table() if self.local else {},
+            schedule=aggregation.settings_of(self.schedule) if self.schedule else {},
+            stop=asdict(self.stop) if self.stop else {},
             leaves={name: replace(tensor, norm=norms.get(name)) for name, tensor in leaves.items()},
             rounds=self.rounds or model.rounds_default,
             train=tuple(self.train),

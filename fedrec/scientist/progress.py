@@ -80,4 +80,7 @@ def _notebook_bar(title: str, rounds: int) -> Advance:
 
 def _note(done: Round) -> str:
     up = sum(answer.bytes_up for answer in done.answers) / 1e6
-    return f"{up:.1f} MB up, {done.seconds:.1f} s"
+    said = [f"{up:.1f} MB up, {done.seconds:.1f} s"]
+    said += [f"{site} {late} rounds late" for site, late in done.late.items()]
+    said += [f"{site} left out: {code}" for site, code in done.left_out.items()]
+    return "; ".join(said)

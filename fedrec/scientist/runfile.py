@@ -7,6 +7,7 @@ from typing import Any
 from fedrec import aggregation, models
 from fedrec.config import RunConfig
 from fedrec.errors import WrongInput
+from fedrec.models.local import LocalEpochs
 from fedrec.scientist.plan import Plan, without_docstrings
 
 
@@ -14,18 +15,18 @@ def plan_of(config: RunConfig) -> Plan:
     """The plan that a run's settings describe.
 
     Raises:
-        WrongInput: no such model, aggregator, schedule or setting; or it evaluates rows that it trains on.
+        WrongInput: no such model, aggregator, schedule, stop rule or setting; or it evaluates rows that it trains on.
     """
-    if config.schedule is not None and config.schedule.name != "synchronous":
-        raise WrongInput(f"schedule.name: unknown schedule {config.schedule.name!r}; synchronous is the only one yet")
     allowed = {"p1": {"p1", "p2"}, "p2": {"p1", "p2"}}.get(config.protocol, {config.protocol} - {"all"})
     if wrong := [protocol for protocol in config.evaluate if protocol not in allowed]:
         raise WrongInput(f"evaluate: {wrong[0]} needs a model trained on its own split; protocol is {config.protocol}")
     merges = config.aggregator and aggregation.create({"name": config.aggregator.name, **config.aggregator.settings})
+    turns = config.schedule and aggregation.schedule_of({"name": config.schedule.name, **config.schedule.settings})
     common: dict[str, Any] = {
         "aggregator": merges, "rounds": config.rounds, "train": (config.protocol,), "evaluate": bool(config.evaluate),
         "publish": config.publish, "name": config.name, "purpose": config.purpose, "seed": config.seed,
-        "use": config.use or "",
+        "use": config.use or "", "local": LocalEpochs.from_table(config.local), "schedule": turns,
+        "stop": aggregation.stop_of(config.stop) if config.stop else None,
     }  # fmt: skip
     if config.code_path is None:
         return Plan(model=models.create(str(config.model.name), config.model.settings), **common)

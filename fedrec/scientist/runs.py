@@ -9,11 +9,14 @@ import json
 import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedrec.aggregation import Stop
+from fedrec.aggregation.merge import norm
 from fedrec.core.metrics import Sums
-from fedrec.core.params import SharedParams
+from fedrec.core.params import SharedParams, moved
 from fedrec.errors import Refused, WrongInput
 from fedrec.exchange.wire import decode, digest, encode
 from fedrec.scientist.driver import Progress, Round, begin, train
@@ -41,6 +44,7 @@ class Run:
         self.plan, self.federation, self.id, self.protocol, self.folder = plan, federation, run, protocol, folder
         self.sites, self.now = tuple(sites), begin(plan, federation)
         self.resumed_from: int | None = None
+        self.best: SharedParams | None = None  # by validation, where the plan stops by it
         self.log: list[dict[str, Any]] = []
         self.evaluations: dict[str, list[Answer]] = {}
 
@@ -92,6 +96,8 @@ class Run:
         checkpoints = _checkpoints(folder)
         if checkpoints:
             run.now = _loaded(checkpoints[-1])
+        if (folder / "best.safetensors").exists():
+            run.best = SharedParams(decode((folder / "best.safetensors").read_bytes()))
         run.log = [line for line in _whole_lines(folder / "rounds.jsonl") if line["round"] < run.now.number]
         _write(folder / "rounds.jsonl", "".join(json.dumps(line) + "\n" for line in run.log).encode())
         run.resumed_from = run.now.number
@@ -114,12 +120,19 @@ class Run:
 
     def rounds(self) -> Iterator[Round]:
         """Do the rounds that are left; each is committed before it is yielded."""
+        stop = self.plan.stop or Stop()
+        if stop.reached(self.log):
+            return
         for done in train(self.plan, self.federation, self.id, self.protocol, self.sites, self.now):
             self._commit(done)
             yield done
+            if stop.reached(self.log):
+                return
 
     def finish(self, on_round: OnRound | None = None) -> Run:
         """Do all rounds that are left, then write the model and its card.
+
+        Where the plan stops by validation, the model is the best of those that were measured.
 
         Raises:
             Refused: a site said no; the run stands at its last committed round and can be resumed.
@@ -136,6 +149,9 @@ class Run:
                 f"{refusal.reason} (round {self.now.number} of {total}; {self.now.number} rounds are committed)",
                 f"{refusal.next_step}. {where}",
             ) from refusal
+        self.federation.end(self.id, self.sites)
+        if self.best is not None:
+            self.now = replace(self.now, shared=self.best)
         if self.folder is not None:
             _write(self.folder / "model.safetensors", encode(self.shared.tensors))
             _write(self.folder / "card.md", self._card().encode())
@@ -181,12 +197,19 @@ class Run:
         return scores_figure(self.evaluate(), what, title, path)
 
     def _last(self, kind: str, protocol: str) -> list[Answer]:
-        task = RoundTask(self.plan, kind, self.id, max(0, self.now.number - 1), protocol, self.sites, self.shared)
-        return list(self.federation.run(task))
+        """A task after the last round, for every site that has trained: by the round that each trained last."""
+        trained: dict[str, int] = {}
+        for line in self.log:
+            trained |= {site: line["round"] - line.get("late", {}).get(site, 0) for site in line["sites"]}
+        answers: list[Answer] = []
+        for number in sorted(set(trained.values())):
+            sites = tuple(site for site in self.sites if trained.get(site) == number)
+            answers += self.federation.run(RoundTask(self.plan, kind, self.id, number, protocol, sites, self.shared))
+        return sorted(answers, key=lambda answer: self.sites.index(answer.site))
 
     def _commit(self, done: Round) -> None:
         """Checkpoint first (fsync, rename), then the round's line: a crash between leaves a round without a line."""
-        line = {
+        line: dict[str, Any] = {
             "run": self.id,
             "round": done.number,
             "sites": list(done.sites),
@@ -194,11 +217,23 @@ class Run:
             "bytes_down": sum(a.bytes_down for a in done.answers),
             "seconds": round(done.seconds, 4),
             "weights": {a.site: a.update.weight for a in done.answers if a.update},
+            "norm": _change(self.shared, done.after.shared),
             "updates": {a.site: a.receipt.get("sha256", "") for a in done.answers},
             "model": digest(done.after.shared.tensors),
         }
-        self.now = done.after
+        line |= {key: dict(value) for key, value in (("late", done.late), ("left_out", done.left_out)) if value}
+        if (quality := _quality(done)) is not None:
+            line["quality"] = quality
         self.log.append(line)
+        before, self.now = self.now, done.after
+        if (
+            self.plan.stop is not None
+            and self.plan.stop.patience
+            and self.plan.stop.best(self.log) == len(self.log) - 1
+        ):
+            self.best = before.shared
+            if self.folder is not None:
+                _write(self.folder / "best.safetensors", encode(self.best.tensors))
         if self.folder is None:
             return
         _write(self.folder / "checkpoints" / f"{done.after.number:06d}.safetensors", encode(_flat(done.after)))
@@ -220,6 +255,23 @@ class Run:
         ]
         listed = "\n".join(f"- {fact}" for fact in facts)
         return f"# {self.id}\n\n{listed}\n\n## Plan\n\n```toml\n{self.plan.text.strip()}\n```\n"
+
+
+def _change(before: SharedParams, after: SharedParams) -> float:
+    """The L2 norm of what a round moved; of the whole model where a statistic has become one of other arrays."""
+    shapes = [{name: array.shape for name, array in model.tensors.items()} for model in (before, after)]
+    return norm(moved(after, before, descends=False) if shapes[0] == shapes[1] else after)
+
+
+def _quality(done: Round) -> float | None:
+    """Validation NDCG@10 of the model that the round started from, mean over the sites by their users."""
+    said = [
+        (a.update.users, a.update.measures["global-quality"])
+        for a in done.answers
+        if a.update and "global-quality" in a.update.measures
+    ]
+    users = sum(count for count, _ in said)
+    return sum(count * value for count, value in said) / users if users else None
 
 
 def _checkpoints(folder: Path) -> list[Path]:

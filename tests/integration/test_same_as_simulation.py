@@ -59,3 +59,33 @@ def test_own_code_over_four_sites_is_the_simulated_model_to_the_bit_and_the_reci
     np.testing.assert_allclose(real.shared["items"], built_in.shared["items"], rtol=0, atol=1e-5)
     # user vectors stay at the sites, so their effect is seen in what the sites count
     assert real.evaluate().to_dict() == same.evaluate().to_dict()
+
+
+def test_local_epochs_sampled_sites_and_qualities_over_four_sites_are_the_simulated_run_to_the_bit(
+    federation, owners, simulated
+):
+    """Two of four sites a round, parameters after local epochs, weights by the quality that the sites released."""
+    plan = fresh(
+        fedrec.models.MF(factors=8),
+        rounds=3,
+        evaluate=True,
+        local=fedrec.models.LocalEpochs(2, proximal=0.01),
+        aggregator=fedrec.aggregation.WeightedMean("interactions*model-quality"),
+        schedule=fedrec.aggregation.Sampled(2, seed=1),
+        stop=fedrec.aggregation.Stop(patience=3),
+    )
+    approved(federation, owners, plan)
+    real, same = federation.train(plan), simulated.train(plan)
+    facts = ("model", "sites", "weights", "quality", "norm")
+    assert [[line[key] for key in facts] for line in real.log] == [[line[key] for key in facts] for line in same.log]
+    assert {len(line["sites"]) for line in real.log} == {2}
+    assert real.evaluate().to_dict() == same.evaluate().to_dict()
+
+
+def test_asynchronous_rounds_over_four_sites_merge_whoever_has_answered(federation, owners):
+    plan = fresh(fedrec.models.MF(factors=8), rounds=6, schedule=fedrec.aggregation.Buffered(2))
+    approved(federation, owners, plan)
+    run = federation.train(plan)
+    assert [len(line["sites"]) for line in run.log] == [2] * 6
+    assert {site for line in run.log for site in line["sites"]} <= set(federation.sites())
+    assert np.isfinite(run.shared["items"]).all()

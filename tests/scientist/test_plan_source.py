@@ -11,13 +11,15 @@ import pytest
 from own_classes import Documented, OneLiners, Texts
 
 import fedrec
-from fedrec import models
+from fedrec import aggregation, models
+from fedrec.config import RunConfig
 from fedrec.core.interactions import Interactions
 from fedrec.errors import Refused, WrongInput
 from fedrec.exchange.plan import PlanText
 from fedrec.exchange.request import check, write
 from fedrec.institution.perform import perform
 from fedrec.scientist.plan import source_of
+from fedrec.scientist.runfile import plan_of
 from fedrec.scientist.runs import Run
 from fedrec.simulation import SimulatedFederation
 
@@ -215,6 +217,38 @@ def test_a_plan_takes_what_fits_its_model():
     assert PlanText.parse(plan.text).text() == plan.text
     assert plan.fingerprint == fedrec.Plan(model=models.Ease(l2=50.0), train=("p1", "p3"), evaluate=True).fingerprint
     assert plan.fingerprint != fedrec.Plan(model=models.Ease(l2=50.5), train=("p1", "p3"), evaluate=True).fingerprint
+
+
+def test_a_run_file_with_every_table_is_the_plan_of_the_same_values(tmp_path):
+    (tmp_path / "run.toml").write_text(
+        'consortium = "c.toml"\nname = "mine"\npurpose = "P"\nprotocol = "p1"\nrounds = 9\n[model]\nname = "mf"\n'
+        '[aggregator]\nname = "yogi"\nlr = 0.1\ninner = "trimmed-mean"\ninner_trim = 2\n'
+        '[local]\nupdate = "parameters"\nepochs = 5\nproximal = 0.1\n'
+        '[schedule]\nname = "buffered"\nsize = 3\n[stop]\npatience = 4\n'
+    )
+    plan = fedrec.Plan(
+        model=models.MF(), name="mine", purpose="P", train=("p1",), rounds=9,
+        aggregator=aggregation.Yogi(lr=0.1, inner=aggregation.TrimmedMean(2)),
+        local=models.LocalEpochs(5, proximal=0.1), schedule=aggregation.Buffered(3), stop=aggregation.Stop(patience=4),
+    )  # fmt: skip
+    assert plan_of(RunConfig.load(tmp_path / "run.toml")).text == plan.text
+
+
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        ('[schedule]\nname = "hourly"\n', "unknown schedule 'hourly'; one of synchronous, sampled"),
+        ('[schedule]\nname = "sampled"\nk = 0\n', "1 or more"),
+        ("[local]\nepochs = 5\n", "'parameters'"),
+        ("[stop]\nrounds = 5\n", "allowed: patience"),
+        ('[aggregator]\nname = "middle"\n', "unknown aggregator"),
+    ],
+)
+def test_a_wrong_table_of_a_run_file_is_refused(table, says, tmp_path):
+    head = 'consortium = "c.toml"\nname = "mine"\npurpose = "P"\n[model]\nname = "mf"\n'
+    (tmp_path / "run.toml").write_text(head + table)
+    with pytest.raises(WrongInput, match=says):
+        plan_of(RunConfig.load(tmp_path / "run.toml"))
 
 
 def test_a_scalar_array_of_own_code_is_sent_with_the_shape_it_declares():

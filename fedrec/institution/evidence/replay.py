@@ -119,8 +119,10 @@ class _Again:
         event, detail = self._event, self._event["detail"]
         kind, protocol, number = event["act"], detail["protocol"], event["round"]
         update, after = self._place / "update", self._place / "state"
-        before = self._private(number - 1 if kind == "train" else number)
-        if number and not before.exists():
+        trained = [int(path.name.rpartition("-")[2]) for path in self._place.glob(f"{self._event['request']}-*")]
+        last = max((earlier for earlier in trained if earlier < number), default=number - 1)
+        before = self._private(last if kind == "train" else number)
+        if number and not before.exists() and not (kind == "train" and self._plan.schedule):
             raise Refused(
                 "replay.base", f"the log has no round {number - 1} to start round {number} from", "Replay a whole run"
             )
