@@ -11,31 +11,47 @@ from fedrec.errors import WrongInput
 from fedrec.models.base import Model, build
 
 if TYPE_CHECKING:
+    from fedrec.models.default import Default
     from fedrec.models.ease import Ease
     from fedrec.models.echo import Echo
+    from fedrec.models.ials import IALS
     from fedrec.models.itemcf import ItemCF
-    from fedrec.models.local import LocalEpochs
     from fedrec.models.mf import MF
     from fedrec.models.own import OwnModel
     from fedrec.models.popularity import Popularity
+    from fedrec.models.sequential import Sequential
+    from fedrec.models.usercf import UserCF
 
 __all__ = [
+    "IALS",
     "MF",
     "NAMES",
+    "Default",
     "Ease",
     "Echo",
     "ItemCF",
-    "LocalEpochs",
     "Model",
     "OwnModel",
     "Popularity",
+    "Sequential",
+    "UserCF",
     "create",
     "from_plan",
     "table_of",
 ]
 
-_CLASSES = {"popularity": "Popularity", "itemcf": "ItemCF", "ease": "Ease", "mf": "MF", "echo": "Echo"}
-_FILES = {cls: name for name, cls in _CLASSES.items()} | {"OwnModel": "own", "LocalEpochs": "local"}
+_CLASSES = {
+    "popularity": "Popularity",
+    "itemcf": "ItemCF",
+    "usercf": "UserCF",
+    "ease": "Ease",
+    "sequential": "Sequential",
+    "default": "Default",
+    "ials": "IALS",
+    "mf": "MF",
+    "echo": "Echo",
+}
+_FILES = {cls: name for name, cls in _CLASSES.items()} | {"OwnModel": "own"}
 NAMES = tuple(_CLASSES)
 
 

@@ -1,5 +1,6 @@
 """Laws that hold for every model: a new one is one more line in ALL."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from federating import deal, federate, measured, part
 
 from fedrec import models
+from fedrec.core.interactions import Interactions
 from fedrec.core.optim import Adam, Plain
 from fedrec.core.params import PrivateParams, SharedParams
 from fedrec.errors import WrongInput
@@ -14,9 +16,16 @@ from fedrec.exchange.plan import Tensor
 from fedrec.institution import work
 
 OWN = Path(models.__file__).parents[1].joinpath("examples/my_factors.py").read_text(encoding="utf-8")
-STATISTICS = [models.Popularity(), models.ItemCF(neighbours=7), models.Ease(l2=5.0)]
+STATISTICS = [
+    models.Popularity(),
+    models.ItemCF(neighbours=7),
+    models.Ease(l2=5.0),
+    models.Sequential(from_exponent=0.2, to_exponent=0.2),
+    models.Default(l2=5.0),
+]
+NEARLY = [models.UserCF(), models.IALS(factors=8)]  # sums of fractions: equal up to float32
 GRADIENTS = [models.MF(factors=8), models.OwnModel(OWN, {"factors": 8})]
-TRAINED = [*STATISTICS, *GRADIENTS]
+TRAINED = [*STATISTICS, *NEARLY, *GRADIENTS]
 ALL = [*TRAINED, models.Echo(megabytes=0.001)]
 every = pytest.mark.parametrize("model", ALL, ids=lambda model: model.name)
 trained = pytest.mark.parametrize("model", TRAINED, ids=lambda model: model.name)
@@ -99,6 +108,15 @@ def test_statistics_of_k_institutions_are_bit_identical_to_one(model, by, k, che
     assert same(federate(model, deal(checkerboard, k, by))[0], federate(model, [checkerboard])[0])
 
 
+@pytest.mark.parametrize("model", NEARLY, ids=lambda model: model.name)
+@pytest.mark.parametrize("by", ["iid", "taste"])
+@pytest.mark.parametrize("k", [4, 16])
+def test_sums_of_fractions_of_k_institutions_are_those_of_one(model, by, k, checkerboard):
+    one, many = (federate(model, sites)[0] for sites in ([checkerboard], deal(checkerboard, k, by)))
+    for name, array in one.tensors.items():
+        np.testing.assert_allclose(many[name], array, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("model", GRADIENTS, ids=lambda model: model.name)
 @pytest.mark.parametrize("by", ["iid", "taste"])
 def test_gradients_of_four_institutions_are_those_of_one(model, by, checkerboard):
@@ -109,7 +127,7 @@ def test_gradients_of_four_institutions_are_those_of_one(model, by, checkerboard
 @trained
 def test_one_institution_alone_trains_the_model_that_one_site_federated_gives(model, checkerboard):
     """The local-only baseline is the same model: with one institution they must agree."""
-    optimiser = Plain() if model.rounds_default == 1 else Adam()
+    optimiser = Plain() if model.aggregator_default == "sum" else Adam()
     shared, private = work.train_alone(model, checkerboard, "p1", 1, optimiser, 0)
     federated = federate(model, [checkerboard], rounds=1)
     assert same(shared, federated[0])
@@ -161,7 +179,7 @@ def test_user_vectors_start_at_zero_and_item_vectors_come_from_the_seed():
 @pytest.mark.parametrize(
     ("name", "settings", "says"),
     [
-        ("easy", {}, "popularity, itemcf, ease, mf, echo, own"),
+        ("easy", {}, "popularity, itemcf, usercf, ease, sequential, default, ials, mf, echo, own"),
         ("ease", {"l3": 1.0}, "allowed: l2"),
         ("popularity", {"l2": 1.0}, "it has none"),
         ("ease", {"l2": "200"}, "must be a float"),
@@ -195,3 +213,46 @@ def part_of(users: int):
 
     empty = np.zeros(0, dtype=np.int32)
     return Interactions(empty, empty, empty.astype(np.float32), None, users, 5)
+
+
+def test_the_sequential_model_counts_followers_by_their_distance():
+    """One user, items 0 1 2: 1 follows 0 at lag 1 (weight 1), 2 follows 0 at lag 2 (weight 1/2).
+
+    n = 1 for all, so W = C / 2. The query is 2^-2, 2^-1, 1 for items 0, 1, 2 with a half-life of one row.
+    Item 2 gets .25 x .25 from 0 and .5 x .5 from 1; item 1 gets .25 x .5 from 0.
+    """
+    rows = Interactions(np.zeros(3, np.int32), np.arange(3, dtype=np.int32), np.ones(3, np.float32), np.arange(3), 1, 3)
+    model = models.Sequential(half_life=1.0, recency=1.0)
+    shared, private = federate(model, [rows], "all")
+    np.testing.assert_allclose(model.score(rows, shared, private[0]), [[0.0, 0.125, 0.3125]], atol=1e-6)
+
+
+def test_user_likeness_is_the_formula_over_pairs_of_users_on_items_that_the_user_has_not_touched(checkerboard):
+    x = checkerboard.matrix().toarray().astype(np.float64)
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+    pairs = (unit @ unit.T - np.eye(len(x))) @ x  # cosine with every other user, times what he touched
+    shared, private = federate(models.UserCF(), deal(checkerboard, 4), "all")
+    found = models.UserCF().score(checkerboard, shared, private[0])
+    np.testing.assert_allclose(found[x == 0], pairs[x == 0], rtol=1e-6)
+
+
+def test_without_timestamps_the_default_is_ease(checkerboard):
+    rows = replace(checkerboard, time=None)
+    model, ease = models.Default(l2=5.0), models.Ease(l2=5.0)
+    shared, alone = (federate(m, deal(rows, 2), "all")[0] for m in (model, ease))
+    none = PrivateParams({})
+    np.testing.assert_allclose(model.score(rows, shared, none), ease.score(rows, alone, none), atol=1e-6)
+    assert not shared["next"].any()
+
+
+def test_one_sweep_of_least_squares_is_the_solution_of_its_normal_equations(checkerboard):
+    """The item step minimises the weighted squares given the users' vectors: its gradient vanishes."""
+    model = models.IALS(factors=4)
+    start = model.init(checkerboard.n_items, 0)
+    shared, _ = federate(model, deal(checkerboard, 3), "all", rounds=1)
+    x, users = checkerboard.matrix().toarray(), model._users(checkerboard, start)
+    items = shared["items"].astype(np.float64)
+    score, count = users @ items.T, x.sum(0)
+    weight = model.ridge * (count + model.unobserved * len(users)) ** model.frequency
+    slope = ((score - 1) * x + model.unobserved * score).T @ users + weight[:, None] * items
+    np.testing.assert_allclose(slope, 0.0, atol=1e-4)
