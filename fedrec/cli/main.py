@@ -17,6 +17,7 @@ _HOME = {  # command → module below fedrec.cli; a command's libraries load whe
     "benchmark": "benchmark",
     "data": "data",
     "demo": "demo",
+    "evaluate": "evaluate",
     "lab": "lab",
     "recommend": "recommend",
     "requests": "requests",

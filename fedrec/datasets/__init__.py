@@ -9,7 +9,17 @@
 
 from fedrec.datasets.generated import synthetic
 from fedrec.datasets.ml100k import get_ml100k
-from fedrec.datasets.parts import deal, split_by_user
+from fedrec.datasets.parts import deal, deal_by_taste, split_by_user
+from fedrec.datasets.ratings import Ratings, read_ratings
 from fedrec.datasets.source import DataSource
 
-__all__ = ["DataSource", "deal", "get_ml100k", "split_by_user", "synthetic"]
+__all__ = [
+    "DataSource",
+    "Ratings",
+    "deal",
+    "deal_by_taste",
+    "get_ml100k",
+    "read_ratings",
+    "split_by_user",
+    "synthetic",
+]

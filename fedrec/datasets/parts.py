@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.sparse import linalg
 
 from fedrec.core.ids import clean_id
+from fedrec.core.interactions import Interactions
 from fedrec.datasets.source import put
 from fedrec.errors import WrongInput
 from fedrec.institution.table import read_table
@@ -51,6 +53,32 @@ def deal(users: Sequence[str], count: int, by: str, seed: int) -> NDArray[np.int
     return found
 
 
+def deal_by_taste(rows: Interactions, count: int) -> NDArray[np.int64]:
+    """The institution (0 to count - 1) of each user, so that tastes differ as much as one cut can make them.
+
+    Users are ordered along the main axis of taste (the second left singular vector of the users-by-items
+    matrix with rows of length 1; the first is popularity) and cut into `count` parts of equal size.
+
+    Raises:
+        WrongInput: more institutions than users.
+    """
+    if not 1 <= count <= rows.n_users:
+        raise WrongInput(f"{rows.n_users} users cannot be dealt out to {count} institutions")
+    x = rows.matrix().astype(np.float64)
+    length = np.sqrt(np.maximum(np.diff(x.indptr), 1))
+    x.data /= np.repeat(length, np.diff(x.indptr))
+    place = np.zeros(rows.n_users, dtype=np.int64)
+    if min(x.shape) > 2:
+        start = np.ones(min(x.shape))
+        axis = linalg.svds(x, k=2, v0=start, solver="arpack")[0][:, 0]  # ascending: the smaller of the two
+        order = np.argsort(axis if axis[np.argmax(abs(axis))] > 0 else -axis, kind="stable")
+    else:
+        order = np.arange(rows.n_users)
+    for number, members in enumerate(np.array_split(order, count)):
+        place[members] = number
+    return place
+
+
 def split_by_user(
     file: Path, dest: Path, institutions: Sequence[str] | int, by: str = "iid", seed: int = 0
 ) -> dict[str, int]:
@@ -73,7 +101,7 @@ def split_by_user(
     key = _first_column(frame)
     users = sorted(set(key))
     if by.startswith("column:"):
-        place = _by_column(_values(frame, key, file, by.removeprefix("column:")), users, len(names))
+        place = deal_by_value(_values(frame, key, file, by.removeprefix("column:")), users, len(names))
     else:
         place = deal(users, len(names), by, seed)
     of_user = dict(zip(users, place.tolist(), strict=True))
@@ -106,7 +134,13 @@ def _values(frame: pd.DataFrame, key: pd.Series[str], file: Path, column: str) -
     return dict(zip(key[::-1], frame[column][::-1], strict=True))
 
 
-def _by_column(values: dict[str, str], users: Sequence[str], count: int) -> NDArray[np.int64]:
+def deal_by_value(values: Mapping[str, str], users: Sequence[str], count: int) -> NDArray[np.int64]:
+    """The institution of each user: users with one value stay together; each value, largest first, goes to the
+    institution that has the fewest users so far.
+
+    Raises:
+        WrongInput: fewer values than institutions.
+    """
     groups: dict[str, list[int]] = {}
     for number, user in enumerate(users):
         groups.setdefault(values.get(user, ""), []).append(number)

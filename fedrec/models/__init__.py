@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fedrec.models.ials import IALS
     from fedrec.models.itemcf import ItemCF
     from fedrec.models.mf import MF
+    from fedrec.models.mf_explicit import MFExplicit
     from fedrec.models.own import OwnModel
     from fedrec.models.popularity import Popularity
     from fedrec.models.sequential import Sequential
@@ -30,6 +31,7 @@ __all__ = [
     "Ease",
     "Echo",
     "ItemCF",
+    "MFExplicit",
     "Model",
     "OwnModel",
     "Popularity",
@@ -49,9 +51,10 @@ _CLASSES = {
     "default": "Default",
     "ials": "IALS",
     "mf": "MF",
+    "mf-explicit": "MFExplicit",
     "echo": "Echo",
 }
-_FILES = {cls: name for name, cls in _CLASSES.items()} | {"OwnModel": "own"}
+_FILES = {cls: name.replace("-", "_") for name, cls in _CLASSES.items()} | {"OwnModel": "own"}
 NAMES = tuple(_CLASSES)
 
 

@@ -18,6 +18,8 @@ from fedrec.core.interactions import Interactions
 from fedrec.core.params import Array, PrivateParams, SharedParams
 from fedrec.errors import WrongInput
 
+MOST_DENSE = 15_000  # items of a model with a dense items-by-items array: 0.9 GB an update
+
 
 class Model(Protocol):
     """A recommender; its settings are the fields of a frozen dataclass.
@@ -96,6 +98,18 @@ def positive(model: Any, *names: str, zero: bool = False) -> None:
         if not (np.isfinite(value) and (value > 0 or (zero and value == 0))):
             least = "0 or more" if zero else "above 0"
             raise WrongInput(f"{model.name}.{key} must be {least} and finite, not {value!r}")
+
+
+def dense(name: str, n_items: int) -> None:
+    """Check that items x items numbers are not too many.
+
+    Raises:
+        WrongInput: they are; names what to take instead.
+    """
+    if n_items > MOST_DENSE:
+        raise WrongInput(
+            f"{name} holds items x items numbers: {n_items} items are above {MOST_DENSE}; take ials or mf instead"
+        )
 
 
 def gram(rows: Interactions) -> NDArray[np.float32]:

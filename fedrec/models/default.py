@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fedrec.core.interactions import Interactions
 from fedrec.core.params import PrivateParams, SharedParams
-from fedrec.models.base import positive
+from fedrec.models.base import dense, positive
 from fedrec.models.ease import Ease
 from fedrec.models.sequential import Sequential, recent
 
@@ -49,6 +49,7 @@ class Default:
         return {"gram": "float32 items x items", "follows": "float32 items x items"}
 
     def init(self, n_items: int, seed: int) -> SharedParams:
+        dense(self.name, n_items)
         return SharedParams({"counts": np.zeros(n_items, dtype=np.float32)})
 
     def fit_site(

@@ -13,7 +13,7 @@ from scipy import linalg
 from fedrec.core.interactions import Interactions
 from fedrec.core.params import PrivateParams, SharedParams
 from fedrec.core.threads import one_thread
-from fedrec.models.base import gram, positive
+from fedrec.models.base import dense, gram, positive
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,7 @@ class Ease:
         return {"gram": "float32 items x items"}
 
     def init(self, n_items: int, seed: int) -> SharedParams:
+        dense(self.name, n_items)
         return SharedParams({"counts": np.zeros(n_items, dtype=np.float32)})  # no n^2 zeros on the wire
 
     def fit_site(

@@ -12,7 +12,7 @@ from scipy import sparse
 
 from fedrec.core.interactions import Interactions
 from fedrec.core.params import PrivateParams, SharedParams
-from fedrec.models.base import gram, positive
+from fedrec.models.base import dense, gram, positive
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,7 @@ class ItemCF:
         return {"gram": "float32 items x items"}
 
     def init(self, n_items: int, seed: int) -> SharedParams:
+        dense(self.name, n_items)
         k = min(self.neighbours, n_items)
         return SharedParams(
             {

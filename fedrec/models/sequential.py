@@ -12,7 +12,7 @@ from scipy import sparse
 
 from fedrec.core.interactions import Interactions
 from fedrec.core.params import Array, PrivateParams, SharedParams
-from fedrec.models.base import counts, positive
+from fedrec.models.base import counts, dense, positive
 
 STEPS = 256  # a follower counts in whole 256ths, so that float32 sums are exact in any order below 65,536 followers
 
@@ -52,6 +52,7 @@ class Sequential:
         return {"counts": "float32 items", "follows": "float32 items x items"}
 
     def init(self, n_items: int, seed: int) -> SharedParams:
+        dense(self.name, n_items)
         return SharedParams({"counts": np.zeros(n_items, dtype=np.float32)})
 
     def fit_site(

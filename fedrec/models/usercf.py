@@ -12,7 +12,7 @@ from scipy import sparse
 
 from fedrec.core.interactions import Interactions
 from fedrec.core.params import Array, PrivateParams, SharedParams
-from fedrec.models.base import counts
+from fedrec.models.base import counts, dense
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,7 @@ class UserCF:
         return {"counts": "float32 items", "likeness": "float32 items x items"}
 
     def init(self, n_items: int, seed: int) -> SharedParams:
+        dense(self.name, n_items)
         return SharedParams({"counts": np.zeros(n_items, dtype=np.float32)})
 
     def fit_site(

@@ -1,10 +1,12 @@
 """The anchors of quality.md on ML-100K: what the protocols, the models and the recipe must give."""
 
+import numpy as np
 import pytest
 from federating import deal, federate, measured
 
 from fedrec import models
 from fedrec.core.optim import Plain
+from fedrec.core.params import PrivateParams
 from fedrec.institution import work
 
 
@@ -55,3 +57,16 @@ def test_every_institution_gains_a_fifth_over_ease_on_its_own_rows(ml100k):
             totals[scope] += sums["ndcg"]
     assert totals["federated"] >= 1.2 * totals["local"]
     assert totals["federated"] > totals["popularity"]
+
+
+@pytest.mark.parametrize(("held", "anchor"), [("random", 0.920), ("last", 1.040)])
+def test_explicit_ratings_are_predicted_as_well_as_the_anchor_in_four_institutions(held, anchor, ml100k):
+    """Random 80/20 of all rows, and the last row of each user; predictions clipped to the scale."""
+    if held == "random":
+        out = np.random.default_rng(0).random(len(ml100k)) < 0.2
+    else:
+        out = np.append(ml100k.user[1:] != ml100k.user[:-1], True)
+    model, known, hidden = models.MFExplicit(), ml100k.take(~out), ml100k.take(out)
+    shared, _ = federate(model, deal(known, 4), "all")
+    predicted = model.score(known, shared, PrivateParams({}))[hidden.user, hidden.item].clip(1, 5)
+    assert np.sqrt(((predicted - hidden.rating) ** 2).mean()) <= anchor

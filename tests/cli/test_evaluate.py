@@ -1,0 +1,94 @@
+"""fedrec evaluate: one ratings file, K institutions, in simulation."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from fedrec.core.interactions import Interactions
+from fedrec.datasets import deal_by_taste
+
+
+def evaluate(*arguments: object) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, "-m", "fedrec", "evaluate", *map(str, arguments)]
+    return subprocess.run(words, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def dirty(tmp_path_factory):
+    """Two tastes, duplicates, users with one row, no times, ids of letters, one damaged line."""
+    rng = np.random.default_rng(3)
+    lines = ["customer,sku,plays"]
+    for user in range(120):
+        for item in rng.permutation(30)[:12]:
+            lines.append(f"kunde {user},{'AB'[user % 2]}{item},{rng.integers(1, 100_000)}")
+    lines += lines[1:50] + ["kunde 0,A1,3,4"] + [f"once {n},A{n},1" for n in range(5)]
+    file = tmp_path_factory.mktemp("dirty") / "plays.csv"
+    file.write_text("\n".join(lines))
+    return file
+
+
+@pytest.mark.parametrize("by", ["iid", "size", "cluster"])
+def test_the_json_is_that_of_the_contract_and_together_beats_alone(dirty, by):
+    done = evaluate("--ratings", dirty, "--model", "ease", "--institutions", 6, "--by", by, "--json", "-")
+    assert done.returncode == 0, done.stderr
+    row = json.loads(done.stdout)
+    assert (row["model"], row["protocol"], row["institutions"], row["by"]) == ("ease", "p1", 6, by)
+    assert (row["users"], row["items"], len(row["local_by_institution"])) == (125, 60, 6)
+    assert row["federated"] == pytest.approx(row["centralised"])
+    assert set(row["local"]) == {"hr@10", "ndcg@10", "recall@20"}
+    assert row["federated"]["ndcg@10"] >= row["popularity"]["ndcg@10"]
+    assert row["left_out"]["damaged lines"] == 1
+    assert "user = customer, item = sku, rating = plays" in done.stderr
+
+
+def test_a_table_is_printed_for_people(dirty):
+    done = evaluate("--ratings", dirty, "--model", "popularity", "--protocol", "p3")
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[0] for line in done.stdout.splitlines()[2:6]] == [
+        "popularity",
+        "local",
+        "federated",
+        "centralised",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--model", "eaze"), "unknown model 'eaze'"),
+        (("--by", "age"), "must be iid, size, cluster or column:NAME"),
+        (("--by", "column:age"), "has this column"),
+        (("--institutions", 1000), "cannot be dealt out"),
+        (("--user-column", "nobody"), "has no column nobody"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_line(dirty, arguments, says):
+    done = evaluate("--ratings", dirty, *arguments)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_wide_catalogue_gets_a_model_that_fits_it(tmp_path):
+    """17,000 items and few users: a dense Gram is refused by name, the default becomes implicit ALS."""
+    rng = np.random.default_rng(0)
+    pairs = [(user, item) for user in range(60) for item in rng.integers(0, 17_000, 300)]
+    file = tmp_path / "wide.csv"
+    file.write_text("user,item\n" + "\n".join(f"{user},{item}" for user, item in pairs) + f"\n0,{16_999}\n")
+    text = file.read_text() + "".join(f"60,{item}\n" for item in range(17_000))
+    file.write_text(text)
+    refused = evaluate("--ratings", file, "--model", "ease", "--institutions", 2)
+    assert refused.returncode == 2
+    assert "17000 items are above 15000; take ials or mf instead" in refused.stderr
+
+
+def test_a_cut_by_taste_parts_users_of_different_tastes():
+    rng = np.random.default_rng(0)
+    item = np.concatenate([rng.permutation(20)[:8] + 20 * (user % 2) for user in range(40)]).astype(np.int32)
+    user = np.repeat(np.arange(40, dtype=np.int32), 8)
+    rows = Interactions(user, item, np.ones(len(item), np.float32), None, 40, 40)
+    place = deal_by_taste(rows, 2)
+    assert sorted([set(place[::2].tolist()), set(place[1::2].tolist())], key=min) == [{0}, {1}]
