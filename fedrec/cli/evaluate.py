@@ -26,7 +26,13 @@ SCOPES = ("popularity", "local", "federated", "centralised")
 @click.option(
     "--by", default="iid", show_default=True, metavar="iid|size|cluster|column:NAME", help="How users are dealt."
 )
-@click.option("--protocol", type=click.Choice(["p1", "p2", "p3"]), default="p1", show_default=True)
+@click.option(
+    "--protocol",
+    type=click.Choice(["p1", "p2", "p3"]),
+    default="p1",
+    show_default=True,
+    help="Held out: the last row (p1; p2 among 99 others), or the last fifth (p3).",
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @json_option
 def evaluate(
