@@ -11,19 +11,23 @@ from fedrec.errors import WrongInput
 from fedrec.models.base import Model, build
 
 if TYPE_CHECKING:
+    from fedrec.models.bpr import BPR
     from fedrec.models.default import Default
     from fedrec.models.ease import Ease
     from fedrec.models.echo import Echo
     from fedrec.models.ials import IALS
     from fedrec.models.itemcf import ItemCF
+    from fedrec.models.local import LocalEpochs
     from fedrec.models.mf import MF
     from fedrec.models.mf_explicit import MFExplicit
+    from fedrec.models.neumf import NeuMF
     from fedrec.models.own import OwnModel
     from fedrec.models.popularity import Popularity
     from fedrec.models.sequential import Sequential
     from fedrec.models.usercf import UserCF
 
 __all__ = [
+    "BPR",
     "IALS",
     "MF",
     "NAMES",
@@ -31,8 +35,10 @@ __all__ = [
     "Ease",
     "Echo",
     "ItemCF",
+    "LocalEpochs",
     "MFExplicit",
     "Model",
+    "NeuMF",
     "OwnModel",
     "Popularity",
     "Sequential",
@@ -51,10 +57,12 @@ _CLASSES = {
     "default": "Default",
     "ials": "IALS",
     "mf": "MF",
+    "bpr": "BPR",
     "mf-explicit": "MFExplicit",
+    "neumf": "NeuMF",
     "echo": "Echo",
 }
-_FILES = {cls: name.replace("-", "_") for name, cls in _CLASSES.items()} | {"OwnModel": "own"}
+_FILES = {cls: name.replace("-", "_") for name, cls in _CLASSES.items()} | {"OwnModel": "own", "LocalEpochs": "local"}
 NAMES = tuple(_CLASSES)
 
 

@@ -28,7 +28,7 @@ NEARLY = [
     models.IALS(factors=8),
     models.MFExplicit(factors=2),
 ]  # sums of fractions: equal up to float32
-GRADIENTS = [models.MF(factors=8), models.OwnModel(OWN, {"factors": 8})]
+GRADIENTS = [models.MF(factors=8), models.BPR(factors=8), models.NeuMF(factors=8), models.OwnModel(OWN, {"factors": 8})]
 TRAINED = [*STATISTICS, *NEARLY, *GRADIENTS]
 ALL = [*TRAINED, models.Echo(megabytes=0.001)]
 every = pytest.mark.parametrize("model", ALL, ids=lambda model: model.name)
@@ -186,7 +186,11 @@ def test_user_vectors_start_at_zero_and_item_vectors_come_from_the_seed():
 @pytest.mark.parametrize(
     ("name", "settings", "says"),
     [
-        ("easy", {}, "popularity, itemcf, usercf, ease, sequential, default, ials, mf, mf-explicit, echo, own"),
+        (
+            "easy",
+            {},
+            "popularity, itemcf, usercf, ease, sequential, default, ials, mf, bpr, mf-explicit, neumf, echo, own",
+        ),
         ("ease", {"l3": 1.0}, "allowed: l2"),
         ("popularity", {"l2": 1.0}, "it has none"),
         ("ease", {"l2": "200"}, "must be a float"),
