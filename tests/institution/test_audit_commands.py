@@ -64,7 +64,13 @@ def test_a_folder_without_a_log_is_wrong_input(call, tmp_path):
 
 def test_follow_prints_new_events_until_ctrl_c(folder):
     words = [sys.executable, "-m", "fedrec", "audit", "log", str(folder), "--follow", "--act", "note", "--json", "-"]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        words,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job has it ignored
+    ) as process:
         log = AuditLog(folder / "state" / "audit", Keys.load_or_make(folder / "state").signer("a"))
         log.event("site", "site", "note", "x", outcome="done")
         log.close()
@@ -72,7 +78,10 @@ def test_follow_prints_new_events_until_ctrl_c(folder):
         assert [json.loads(process.stdout.readline())["outcome"] for _ in range(2)] == ["intent", "done"]
         time.sleep(0.1)
         process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 130
+        try:
+            assert process.wait(20) == 130
+        finally:
+            process.kill()
 
 
 def test_the_index_is_made_compared_and_a_changed_one_ends_with_3(call, folder):

@@ -135,5 +135,23 @@ def test_no_output_holds_a_password_or_a_path_of_this_machine(executed, sites, l
         assert [word for word in (*secrets, *places) if word in outputs] == [], name
 
 
+def test_no_output_but_the_owners_own_look_holds_the_time_of_a_rating(executed, sites):
+    """Times of ratings are canaries that the data has by itself: nine digits, of rows and of nothing else.
+
+    In notebook 01 an owner looks at five rows of his own, which is the control: the search finds them.
+    """
+    times = {
+        row.rpartition(",")[2]
+        for site in sites.all.values()
+        for row in (site.folder / "data" / "ratings.csv").read_text().splitlines()[1:]
+    }
+    assert min(map(len, times)) == max(map(len, times)) == 9
+    found = {}
+    for name, notebook in executed.items():
+        outputs = json.dumps([cell.get("outputs", []) for cell in notebook.cells])
+        found[name] = [word for word in re.findall(r"(?<![0-9a-f])\d{9}(?![0-9a-f])", outputs) if word in times]
+    assert [name for name, words in found.items() if words] == [name for name in found if name.startswith("01")]
+
+
 def test_the_scientists_folder_holds_addresses_keys_and_catalogue_only(lab):
     assert sorted(path.name for path in (lab / "scientist").iterdir()) == ["consortium.toml", "items.csv"]
