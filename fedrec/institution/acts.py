@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from fedrec.errors import Refused
+from fedrec.exchange.wire import sha256
 
 
 @contextmanager
@@ -36,3 +37,8 @@ def acting(
         said = facts.pop("outcome", "done")
         detail = {**ids.pop("detail", {}), **facts}
         write(actor, role, act, thing, outcome=outcome or said, of=number, detail=detail, **ids)
+
+
+def reason_of(text: str) -> dict[str, str]:
+    """What the log holds of a reason: its SHA-256; the text stands in the ledger, where it can be erased."""
+    return {"reason": sha256(text.encode())} if text else {}

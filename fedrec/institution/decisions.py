@@ -13,7 +13,7 @@ from typing import Any
 from fedrec.errors import Refused
 from fedrec.exchange.passport import sign
 from fedrec.exchange.plan import PlanText, fingerprint
-from fedrec.exchange.wire import sha256
+from fedrec.institution.acts import reason_of
 from fedrec.institution.jobs import Jobs
 from fedrec.institution.ledger import Account, RequestRow
 from fedrec.institution.limits import check_limits, ranges_of
@@ -21,11 +21,6 @@ from fedrec.institution.permit import make
 from fedrec.institution.site import Site
 
 _SAYS = ("data_version", "not_before", "not_after", "hours")  # of a permit, in the event of its approval
-
-
-def reason_of(text: str) -> dict[str, str]:
-    """What the log holds of a reason: its SHA-256; the text stands in the ledger, where it can be erased."""
-    return {"reason": sha256(text.encode())} if text else {}
 
 
 class Decisions:

@@ -15,6 +15,7 @@ from typing import Any
 from fedrec.errors import Refused
 from fedrec.exchange.plan import PlanText
 from fedrec.institution import audit, one_job
+from fedrec.institution.acts import reason_of
 from fedrec.institution.ledger import RequestRow
 from fedrec.institution.limits import check_limits
 from fedrec.institution.permit import Task, check
@@ -180,8 +181,9 @@ class Jobs:
         for ended in self._site.ledger.requests():
             permit = ended.signed_permit
             if permit is not None and permit["consortium"] != self._site.consortium.hash:
-                with self._site.audit.act("site", "site", "revoke", ended.fingerprint, request=ended.id):
-                    why = "the consortium's members, keys or catalogue have changed"
+                why = "the consortium's members, keys or catalogue have changed"
+                ids = {"request": ended.id, "detail": reason_of(why)}
+                with self._site.audit.act("site", "site", "revoke", ended.fingerprint, **ids):
                     self._site.ledger.decide(ended.id, "revoked", "site", self._site.now(), why)
                 permit = None
             if permit is None:
