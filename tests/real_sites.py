@@ -241,7 +241,7 @@ def function_of(scientist: SyftSite, plan: Plan) -> Any:
 
 def events(site: SiteProcess, **wanted: Any) -> list[dict[str, Any]]:
     """The events of a site's audit log whose fields have these values, oldest first."""
-    log = audit.read(site.folder / "state" / "audit" / "0001.jsonl")
+    log = audit.read(site.folder)
     return [event for event in log if all(event[name] == value for name, value in wanted.items())]
 
 

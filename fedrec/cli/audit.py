@@ -87,10 +87,11 @@ def export(place: Path, form: Any, out: Path, target: str | None, **given: str) 
     """Write events into a file as CSV or JSON lines; exporting a site's own log is an event in it."""
     from fedrec.institution.evidence import export as exports
     from fedrec.institution.evidence.find import events_of
+    from fedrec.institution.local import local_act
 
     wanted = _wanted(**given)
     own = place.is_dir() and (place / "state" / "audit").is_dir()
-    with exports.announced(place, form) if own else nullcontext():
+    with local_act(place, "export", "log", detail={"form": form}) if own else nullcontext():
         try:
             with out.open("w", encoding="utf-8", newline="") as file:
                 count = exports.write(events_of(place, wanted), form, file)

@@ -70,10 +70,10 @@ def replay(folder: Path, run: str, number: int | None, target: str | None) -> No
 @json_option
 def pack(folder: Path, run: str, request: str, alone: bool, out: Path | None, target: str | None) -> None:
     """Put everything that DIR's site holds about a run into a ZIP that can be checked without the site."""
-    from fedrec.institution.evidence.export import announced
     from fedrec.institution.evidence.pack import pack as packed
+    from fedrec.institution.local import local_act
 
-    with announced(folder, "pack"):
+    with local_act(folder, "export", "log", detail={"form": "pack", "run": run}):
         data = packed(folder, run, request, alone)
         place = out or Path(f"{run}-{folder.absolute().name}.zip")
         try:

@@ -20,10 +20,14 @@ def recommend(folder: Path, user: str, length: int, target: str | None) -> None:
     """Print the served model's best items for a user of DIR; users that it does not know get what is popular."""
     from fedrec.config import ConsortiumConfig, SiteConfig
     from fedrec.core.ids import clean_id
+    from fedrec.institution.local import local_act
     from fedrec.institution.published import Published
 
     consortium = ConsortiumConfig.load(SiteConfig.load(folder / "site.toml").consortium_path)
-    items, known = Published(folder / "state").recommend(clean_id(user) or user, length, consortium.item_ids())
+    published = Published(folder / "state")
+    with local_act(folder, "recommend", published.current()["model"]) as facts:  # the log has counts, and no id
+        items, known = published.recommend(clean_id(user) or user, length, consortium.item_ids())
+        facts.update(users=1, items=len(items), known=known)
     with consortium.catalogue_path.open(encoding="utf-8-sig", newline="") as file:
         titles = {row["item"]: row.get("title") or row["item"] for row in csv.DictReader(file)}
     rows = [{"rank": rank, "item": item, "title": titles.get(item, item)} for rank, item in enumerate(items, 1)]

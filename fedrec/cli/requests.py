@@ -46,13 +46,15 @@ def show(folder: Path, request: str, target: str | None) -> None:
     """Show one request: what will leave, what is asked, what to look at, what changed, the scientist's own code."""
     from fedrec.config import ConsortiumConfig, SiteConfig
     from fedrec.institution.diff import approved_before
+    from fedrec.institution.local import local_act
     from fedrec.institution.review import details, text_of
 
     row, used = _find(folder, request)
     config = SiteConfig.load(folder / "site.toml")
     n_items = len(ConsortiumConfig.load(config.consortium_path).item_ids())
     before = approved_before(row, [one for one, _ in _rows(folder)])
-    shown = details(row, used, _now(), n_items, config.limits, before)
+    with local_act(folder, "view", row.fingerprint, row.id):
+        shown = details(row, used, _now(), n_items, config.limits, before)
     emit(shown, target, text=text_of(shown))
 
 

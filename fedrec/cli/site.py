@@ -14,7 +14,7 @@ import click
 
 from fedrec.cli.output import emit, json_option
 from fedrec.cli.site_init import init
-from fedrec.errors import DataError, WrongInput
+from fedrec.errors import DataError, Refused, WrongInput
 
 folder_argument = click.argument("folder", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path))
 
@@ -94,7 +94,7 @@ def check(folder: Path, target: str | None) -> None:
     """Look at all that DIR's site needs to start, and take in its data; says what to do, exit 0 or 2."""
     from fedrec.config import ConsortiumConfig, SiteConfig
     from fedrec.institution import doctor
-    from fedrec.institution.intake import take_in_folder
+    from fedrec.institution.local import take_in, writer
     from fedrec.institution.serve import status as ask
 
     checks = doctor.examine(folder, lambda place: ask(place)["pid"])
@@ -103,11 +103,14 @@ def check(folder: Path, target: str | None) -> None:
     try:
         config = SiteConfig.load(folder / "site.toml")
         facts = {"site": config.name, "consortium": ConsortiumConfig.load(config.consortium_path).hash}
-        report = take_in_folder(folder)
+        with writer(folder) as write:
+            report = take_in(folder, write)
         facts["data"], text = report.as_dict(), f"\n{report.text()}"
         checks.append(doctor.Finding("data", "ok", f"{report.rows_kept} of {report.rows_in} rows kept"))
     except DataError as error:
         checks.append(doctor.Finding("data", "fail", str(error), "correct the data or schema.toml"))
+    except Refused as error:
+        checks.append(doctor.Finding("audit log", "fail", str(error), "see fedrec audit verify"))
     except WrongInput:
         checks.append(doctor.Finding("data", "warn", "not read", "correct the settings first"))
     verdict = doctor.worst(checks)

@@ -13,13 +13,16 @@ import re
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractContextManager, asynccontextmanager
 from typing import Any
 
+from anyio import CancelScope
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -27,11 +30,12 @@ from fedrec.errors import Refused
 from fedrec.exchange import signing
 from fedrec.exchange.wire import canonical
 from fedrec.institution.audit import read
-from fedrec.institution.calls import BYTES, SyftCalls, Turned, body_of, refused
+from fedrec.institution.calls import BYTES, SyftCalls, body_of, refused
 from fedrec.institution.decisions import Decisions
 from fedrec.institution.gate import OWN, Gate, Nonces
 from fedrec.institution.jobs import Jobs
 from fedrec.institution.ledger import Account
+from fedrec.institution.noted import Noted
 from fedrec.institution.pysyft import SyftServer
 from fedrec.institution.review import summary
 from fedrec.institution.site import Site
@@ -49,9 +53,9 @@ _log = logging.getLogger("fedrec.site")
 class Calls:
     """The handlers of the site's own routes."""
 
-    def __init__(self, site: Site, jobs: Jobs, gate: Gate, decisions: Decisions, turned: Turned) -> None:
+    def __init__(self, site: Site, jobs: Jobs, gate: Gate, decisions: Decisions, noted: Noted) -> None:
         self._site, self._jobs, self._gate = site, jobs, gate
-        self._decisions, self._turned = decisions, turned
+        self._decisions, self._noted = decisions, noted
         self._nonces = Nonces(signing.WINDOW_S)
         self._witness = Witness(site)
 
@@ -61,7 +65,9 @@ class Calls:
             row = self._own_call(request, name)
             limit = int(self._site.config.limits.megabytes * 10**6)
             live = _parts(request, lambda: self._jobs.permit_of(row))
-            length = await self._site.blobs.receive(row, name, live, limit)
+            by = request.state.account
+            async with _Act(self._site.audit.act(by.email, by.role, "send", name, request=row)) as facts:
+                facts["bytes"] = length = await self._site.blobs.receive(row, name, live, limit)
         except Refused as refusal:
             return self._refuse(request, refusal)
         return JSONResponse({"sha256": name, "bytes": length})
@@ -79,7 +85,7 @@ class Calls:
             return self._refuse(request, refusal)
         by = request.state.account
         fetch = self._site.audit.act(by.email, by.role, "fetch", name, request=row)
-        return _Guarded(path, media_type=BYTES, live=lambda: self._jobs.permit_of(row), act=fetch)
+        return _Guarded(path, media_type=BYTES, live=lambda: self._jobs.permit_of(row), act=_Act(fetch))
 
     async def job(self, request: Request) -> Response:
         key = request.path_params["key"]
@@ -90,7 +96,8 @@ class Calls:
                 raise Refused("job.missing", "there is no such job", "Start it with a call of the approved function")
             wait = request.query_params.get("wait", "0")
             seconds = min(float(wait), MAX_WAIT_S) if re.fullmatch(r"\d{1,4}(\.\d{1,3})?", wait) else 0.0
-            return JSONResponse(await self._jobs.wait(key, seconds))
+            answer = await self._jobs.wait(key, seconds)
+            return await self._answer(request, answer, row, str(answer.get("code") or "done"))
         except Refused as refusal:
             return self._refuse(request, refusal)
 
@@ -98,11 +105,11 @@ class Calls:
         """The scientist's own requests, with what was decided about each."""
         try:
             key, _ = self._signed(request, signing.EMPTY)
+            now, ledger = self._site.now(), self._site.ledger
+            own = [row for row in ledger.requests() if row.key == key]
+            return await self._answer(request, {"requests": [summary(row, ledger.used(row.id), now) for row in own]})
         except Refused as refusal:
             return self._refuse(request, refusal)
-        now, ledger = self._site.now(), self._site.ledger
-        own = [row for row in ledger.requests() if row.key == key]
-        return JSONResponse({"requests": [summary(row, ledger.used(row.id), now) for row in own]})
 
     async def checkpoints(self, request: Request) -> Response:
         """The other institutions' checkpoints to keep, for this site's own."""
@@ -110,17 +117,17 @@ class Calls:
             body = await body_of(request, MAX_BODY)
             self._signed(request, hashlib.sha256(body).hexdigest())
             answer = await run_in_threadpool(self._witness.exchange, request.state.account, body)
+            return await self._answer(request, answer)
         except Refused as refusal:
             return self._refuse(request, refusal)
-        return JSONResponse(answer)
 
     async def environment(self, request: Request) -> Response:
         """Python and packages of the jail, so that a scientist can rehearse with the same."""
         try:
             self._signed(request, signing.EMPTY)
+            return await self._answer(request, environment())
         except Refused as refusal:
             return self._refuse(request, refusal)
-        return JSONResponse(environment())
 
     async def pause(self, request: Request) -> Response:
         """Stop everything at once; the body is the reason that scientists read."""
@@ -168,9 +175,16 @@ class Calls:
             facts["events"] = len(events)
         return {"events": events, "next": after}
 
+    async def _answer(
+        self, request: Request, answer: Mapping[str, Any], row: str = "", outcome: str = "done"
+    ) -> Response:
+        """An answer that changed nothing, once the log has it. Raises: Refused `audit.write`."""
+        await run_in_threadpool(self._noted.done, request.state.account, _what(request), outcome, row)
+        return JSONResponse(answer)
+
     def _refuse(self, request: Request, refusal: Refused) -> Response:
         """The refusal as an answer, and in the log."""
-        return refused(self._turned.away(request, getattr(request.state, "account", None), _what(request), refusal))
+        return refused(self._noted.away(request, getattr(request.state, "account", None), _what(request), refusal))
 
     def _signed(self, request: Request, body: str) -> tuple[str, str]:
         """The caller's key and the request id that an own-route call is signed for; his role may call this route."""
@@ -199,12 +213,26 @@ class Calls:
         return row.id
 
 
+class _Act:
+    """An act of the audit log around what waits: its events are written in a thread, also when the caller hangs up."""
+
+    def __init__(self, act: AbstractContextManager[dict[str, Any]]) -> None:
+        self._act = act
+
+    async def __aenter__(self) -> dict[str, Any]:
+        return await run_in_threadpool(self._act.__enter__)
+
+    async def __aexit__(self, *error: Any) -> None:
+        with CancelScope(shield=True):
+            await run_in_threadpool(self._act.__exit__, *error)
+
+
 class _Guarded(FileResponse):
     """A file that stops in the middle when its permit ends: every chunk looks the permit up again."""
 
     chunk_size = 64 * 1024  # a second at 64 kB/s: a revoked permit stops an update within five
 
-    def __init__(self, *args: Any, live: Any, act: Any, **options: Any) -> None:
+    def __init__(self, *args: Any, live: Any, act: _Act, **options: Any) -> None:
         super().__init__(*args, **options)
         self._live, self._act = live, act
 
@@ -214,7 +242,7 @@ class _Guarded(FileResponse):
                 self._live()
             await send(message)
 
-        with self._act:
+        async with self._act:
             await super().__call__(scope, receive, checked)
 
 
@@ -249,9 +277,19 @@ class HangUp:
 def build(site: Site, server: SyftServer, jobs: Jobs) -> Starlette:
     """The application of one site."""
     gate = Gate(site.keys.uid, site.ledger.account_of, site.ledger.first_time, site.keys.cookie_secret)
-    decisions, turned = Decisions(site, jobs), Turned(gate, site.audit)
-    syft = SyftCalls(site, server, jobs, gate, decisions, turned)
-    calls = Calls(site, jobs, gate, decisions, turned)
+    decisions, noted = Decisions(site, jobs), Noted(gate, site.audit)
+    syft = SyftCalls(site, server, jobs, gate, decisions, noted)
+    calls = Calls(site, jobs, gate, decisions, noted)
+
+    async def unknown(request: Request, error: Any) -> Response:  # noqa: ARG001
+        await run_in_threadpool(noted.stray, f"http.{error.status_code}")
+        return PlainTextResponse(error.detail, error.status_code, error.headers)
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        yield
+        noted.flush()
+
     return Starlette(
         routes=[
             Route("/api/v2/metadata", syft.metadata, methods=["GET"]),
@@ -269,7 +307,11 @@ def build(site: Site, server: SyftServer, jobs: Jobs) -> Starlette:
             Route("/fedrec/v1/audit", calls.audit, methods=["GET"]),
         ],
         middleware=[Middleware(HangUp)],
-        exception_handlers=dict.fromkeys((Refused, OSError, sqlite3.OperationalError, Exception), _trouble),
+        exception_handlers={
+            **dict.fromkeys((Refused, OSError, sqlite3.OperationalError, Exception), _trouble),
+            HTTPException: unknown,
+        },
+        lifespan=lifespan,
     )
 
 

@@ -14,7 +14,6 @@ import os
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +26,7 @@ from fedrec.exchange import merkle
 from fedrec.exchange.passport import sign
 from fedrec.exchange.wire import canonical
 from fedrec.institution import verify as verifier
+from fedrec.institution.acts import acting
 from fedrec.institution.audit_open import copy_of, newest
 from fedrec.institution.verify import GAP, KIND, MAX_LINE, SINGLE, Checker
 
@@ -117,23 +117,11 @@ class AuditLog:
         single = act in SINGLE or outcome == "intent" or of is not None
         return self._put([body] if single else [{**body, "outcome": "intent", "detail": {}}, body])[-1]
 
-    @contextmanager
-    def act(self, actor: str, role: str, act: str, thing: str, **ids: Any) -> Iterator[dict[str, Any]]:
-        """Write the intent, run the block, write the outcome: done, or the refusal's code, or the exception's class."""
-        number = self.event(actor, role, act, thing, outcome="intent", **ids)
-        facts: dict[str, Any] = {}
-        outcome = "done"
-        try:
-            yield facts
-        except Refused as refusal:
-            outcome = refusal.code
-            raise
-        except BaseException as error:
-            outcome = f"error {type(error).__name__}"
-            raise
-        finally:
-            detail = {**ids.pop("detail", {}), **facts}
-            self.event(actor, role, act, thing, outcome=outcome, of=number, detail=detail, **ids)
+    def act(
+        self, actor: str, role: str, act: str, thing: str, **ids: Any
+    ) -> contextlib.AbstractContextManager[dict[str, Any]]:
+        """Write the intent, run the block, write the outcome; see `acting`."""
+        return acting(self.event, actor, role, act, thing, **ids)
 
     def left_open(self) -> list[dict[str, Any]]:
         """The intents without an outcome; after a crash, what the site was doing."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -18,12 +17,12 @@ from starlette.responses import JSONResponse, Response
 
 from fedrec.errors import Refused
 from fedrec.exchange.plan import fingerprint
-from fedrec.institution.audit import AuditLog
 from fedrec.institution.decisions import Decisions
 from fedrec.institution.envelope import Call
 from fedrec.institution.gate import PATHS, Gate, too_large
 from fedrec.institution.jobs import Jobs
 from fedrec.institution.ledger import Account
+from fedrec.institution.noted import Noted, address_of
 from fedrec.institution.pysyft import SyftServer
 from fedrec.institution.site import Site
 from fedrec.institution.trouble import refusal_of
@@ -31,54 +30,28 @@ from fedrec.institution.trouble import refusal_of
 BYTES = "application/octet-stream"
 COOKIE = "fedrec"
 THREADS = 16  # PySyft calls that run at once, decisions not counted
+# Calls that change nothing: their intent and outcome are written together, before the answer leaves.
+READS = frozenset(
+    "user.get_current_user metadata.get_metadata user.get_all api.view request.get_all action.get "
+    "action.has_storage_permission".split()
+)
+NAMED = 1000  # requests that the event of a view names, the newest
 _STATUS = {"gate.size": 413, "gate.rate": 429}
 _log = logging.getLogger("fedrec.site")
-
-
-class Turned:
-    """Notes refusals in the log: of accounts each, of strangers one event a second, so nobody fills the disk."""
-
-    def __init__(self, gate: Gate, audit: AuditLog) -> None:
-        self._gate, self._audit = gate, audit
-        self._strangers, self._strangers_at = 0, 0.0
-
-    def away(self, request: Request, account: Account | None, what: str, refusal: Refused, size: int = 0) -> Refused:
-        """Note a refusal; a stranger's counts against his address, and becomes `gate.rate` when there are too many.
-
-        Args:
-            size: bytes that the site read of the stranger's body.
-        """
-        if account is not None:
-            self._note(account.email, account.role, what, refusal, {})
-            return refusal
-        try:
-            self._gate.stranger(address_of(request), size)
-        except Refused as rate:
-            refusal = rate
-        self._strangers += 1
-        if time.monotonic() - self._strangers_at >= 1.0:
-            count, self._strangers, self._strangers_at = self._strangers, 0, time.monotonic()
-            self._note("anonymous", "none", what, refusal, {"refused": count})
-        return refusal
-
-    def _note(self, who: str, role: str, what: str, refusal: Refused, detail: dict[str, int]) -> None:
-        try:
-            self._audit.event(who, role, "call", what, outcome=refusal.code, detail=detail)
-        except Refused as full:  # nothing was done, so the refusal may be said
-            _log.error("a refusal could not be noted: %s", full)
 
 
 class SyftCalls:
     """The handlers of PySyft's routes."""
 
     def __init__(
-        self, site: Site, server: SyftServer, jobs: Jobs, gate: Gate, decisions: Decisions, turned: Turned
+        self, site: Site, server: SyftServer, jobs: Jobs, gate: Gate, decisions: Decisions, noted: Noted
     ) -> None:
         self._site, self._server, self._jobs = site, server, jobs
-        self._gate, self._decisions, self._turned = gate, decisions, turned
+        self._gate, self._decisions, self._noted = gate, decisions, noted
         self._threads = {True: CapacityLimiter(8), False: CapacityLimiter(THREADS)}
 
     async def metadata(self, request: Request) -> Response:  # noqa: ARG002
+        await run_in_threadpool(self._noted.answered, "GET metadata")
         return JSONResponse(self._server.metadata())
 
     async def login(self, request: Request) -> Response:
@@ -87,18 +60,26 @@ class SyftCalls:
             email, password = str(given["email"]), str(given["password"])
             self._gate.login_allowed(email, address_of(request))
         except Refused as refusal:
-            return refused(refusal)
+            return refused(await run_in_threadpool(self._noted.away, request, None, "login", refusal))
         except (ValueError, KeyError, TypeError):
-            return refused(Refused("gate.signature", "this is not a login", "Send email and password"), 400)
-        data, key = await run_in_threadpool(self._server.login, email, password)
-        account = None if key is None else self._site.ledger.account_of(key)
-        if key is None or account is None:
-            self._site.audit.event("anonymous", "none", "login", "site", outcome="gate.role")
-            return Response(data if key is None else self._server.login("", "")[0], media_type=BYTES)
-        self._site.audit.event(account.email, account.role, "login", "site", outcome="done")
+            wrong = Refused("gate.signature", "this is not a login", "Send email and password")
+            return refused(await run_in_threadpool(self._noted.away, request, None, "login", wrong), 400)
+        data, key = await run_in_threadpool(self._login, email, password)
         response = Response(data, media_type=BYTES)
-        response.set_cookie(COOKIE, self._gate.cookie(key), httponly=True, samesite="strict")
+        if key is not None:
+            response.set_cookie(COOKIE, self._gate.cookie(key), httponly=True, samesite="strict")
         return response
+
+    def _login(self, email: str, password: str) -> tuple[bytes, str | None]:
+        """The answer to a login, and the account's key when it is right; the log names accounts that there are."""
+        data, key = self._server.login(email, password)
+        account = None if key is None else self._site.ledger.account_of(key)
+        if account is not None:
+            self._site.audit.event(account.email, account.role, "login", "site", outcome="done")
+            return data, key
+        known = email if email in {one.email for one in self._site.ledger.accounts()} else "site"
+        self._site.audit.event("anonymous", "none", "login", known, outcome="gate.role")
+        return data if key is None else self._server.login("", "")[0], None
 
     async def schema(self, request: Request) -> Response:
         query = parse_qs(request.url.query)
@@ -109,8 +90,10 @@ class SyftCalls:
             or not protocol.isdigit()
             or not self._gate.cookie_is_of(request.cookies.get(COOKIE, ""), key)
         ):
-            return refused(Refused("gate.role", "the schema is for accounts that have logged in", "Log in first"), 403)
+            refusal = Refused("gate.role", "the schema is for accounts that have logged in", "Log in first")
+            return refused(await run_in_threadpool(self._noted.away, request, None, "GET api", refusal))
         data = await run_in_threadpool(self._server.schema, key, int(protocol), PATHS[account.role])
+        await run_in_threadpool(self._noted.done, account, "GET api")
         return Response(data, media_type=BYTES)
 
     async def api_call(self, request: Request) -> Response:
@@ -124,14 +107,14 @@ class SyftCalls:
         try:
             body = await body_of(request, size)
         except Refused as refusal:
-            return refused(await run_in_threadpool(self._turned.away, request, None, path, refusal, size))
+            return refused(await run_in_threadpool(self._noted.away, request, None, path, refusal, size))
         try:
             caller, call = await run_in_threadpool(self._gate.admit, body, note)
             with self._gate.place(caller.key):
                 answer = await to_thread.run_sync(self._answer, body, call, caller, limiter=self._thread(caller))
             return Response(answer, media_type=BYTES)
         except Refused as refusal:
-            said = await run_in_threadpool(self._turned.away, request, account, path, refusal, len(body))
+            said = await run_in_threadpool(self._noted.away, request, account, path, refusal, len(body))
             if account is None and said.code == "gate.rate":
                 return refused(said)  # costs less than PySyft's form
             return Response(await run_in_threadpool(self._server.refusal, said), media_type=BYTES)
@@ -150,7 +133,7 @@ class SyftCalls:
             return self._server.refusal(refusal_of(error))
 
     def _dispatch(self, account: Account, path: str, signed: Any) -> Any:
-        """What fedrec does around the calls that matter; everything else goes straight to PySyft."""
+        """What fedrec does around the calls that matter; each of the others is an act `call`."""
         match path:
             case "code.request_code_execution":
                 return self._submit(account, signed)
@@ -161,20 +144,47 @@ class SyftCalls:
             case "action.get":
                 return self._get(account, signed)
             case "dataset.get_all":
-                with self._site.audit.act(account.email, account.role, "card", self._site.store.version):
-                    card = self._server.run(signed)
+                card = self._run(account, "card", self._site.store.version, signed)
                 return self._server.without_schema(card) if account.role == "operator" else card
             case "action.get_mock":
-                with self._site.audit.act(account.email, account.role, "mock", self._site.store.version):
-                    return self._server.run(signed)
+                return self._run(account, "mock", self._site.store.version, signed)
+            case "request.get_all" if account.role in ("owner", "reviewer"):
+                return self._view(account, signed)
             case _:
-                return self._server.run(signed)
+                return self._run(account, "call", path, signed)
+
+    def _run(self, account: Account, act: str, thing: str, signed: Any, request: str = "") -> Any:
+        """PySyft's result of a call, with the call's two events."""
+        who = (account.email, account.role, act, thing)
+        if act == "call" and thing in READS:
+            result = self._server.run(signed)
+            self._noted.done(account, thing, self._outcome(result), request)
+            return result
+        with self._site.audit.act(*who, request=request) as facts:
+            result = self._server.run(signed)
+            facts["outcome"] = self._outcome(result)
+        return result
+
+    def _outcome(self, result: Any) -> str:
+        """done, or the code of what was refused: by PySyft, or in the answer to a task."""
+        return "site.error" if self._server.is_error(result) else self._server.code_of(result) or "done"
+
+    def _view(self, account: Account, signed: Any) -> Any:
+        """Requests as an owner or a reviewer sees them: the log says which."""
+        result = self._server.run(signed)
+        seen = () if self._server.is_error(result) else self._server.value(result)
+        ids = [one.id.no_dash for one in seen if hasattr(one, "id")]
+        detail: dict[str, str | int] = {"requests": len(ids), "ids": " ".join(name[:8] for name in ids[-NAMED:])}
+        outcome = self._outcome(result)
+        self._site.audit.event(account.email, account.role, "view", "requests", outcome=outcome, detail=detail)
+        return result
 
     def _submit(self, account: Account, signed: Any) -> Any:
         plan_text, plan, _ = self._server.rebuild(signed)
         self._decisions.check_submission(account, plan_text, plan)
         with self._site.audit.act(account.email, account.role, "submit", fingerprint(plan_text)) as facts:
             result = self._server.run(signed)
+            facts["outcome"] = self._outcome(result)
             if self._server.is_error(result):
                 return result
             taken = self._server.value(result)
@@ -208,7 +218,7 @@ class SyftCalls:
             raise Refused("permit.missing", "this account has no such request here", "Submit the plan first")
         self._jobs.permit_of(row.id)
         self._server.check_code(row.code, row.plan, row.name)
-        result = self._server.run(signed)
+        result = self._run(account, "call", "code.call", signed, row.id)
         self._server.forget(given.get("task"), account.key)
         if not self._server.is_error(result):
             for older in self._site.ledger.add_result(self._server.value(result).id.no_dash, row.id):
@@ -222,17 +232,12 @@ class SyftCalls:
                 raise Refused(
                     "gate.role", "an owner reads the data set's handle only", "See fedrec requests and site head"
                 )
-            return self._server.run(signed)
+            return self._run(account, "call", "action.get", signed)
         row = self._site.ledger.request_of_result(getattr(uid, "no_dash", ""))
         if row is None:
             raise Refused("gate.role", "only results of approved calls can be read", "Call the approved function")
         self._jobs.permit_of(row.id)
-        return self._server.run(signed)
-
-
-def address_of(request: Request) -> str:
-    """Where a call came from; behind a proxy, what the proxy says."""
-    return request.client.host if request.client else ""
+        return self._run(account, "call", "action.get", signed, row.id)
 
 
 async def body_of(request: Request, limit: int) -> bytes:

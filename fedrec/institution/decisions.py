@@ -13,6 +13,7 @@ from typing import Any
 from fedrec.errors import Refused
 from fedrec.exchange.passport import sign
 from fedrec.exchange.plan import PlanText, fingerprint
+from fedrec.institution.acts import reason_of
 from fedrec.institution.jobs import Jobs
 from fedrec.institution.ledger import Account, RequestRow
 from fedrec.institution.limits import check_limits, ranges_of
@@ -98,13 +99,14 @@ class Decisions:
             ranges=ranges_of(plan, site.config.limits),
         )
         permit = sign(facts, site.keys.site)
-        says = {"scientist": row.scientist, **{key: permit[key] for key in _SAYS}, **permit["tasks"]}
+        why = str(limits.get("reason") or "")
+        says = {"scientist": row.scientist, **{key: permit[key] for key in _SAYS}, **permit["tasks"], **reason_of(why)}
         ids = {"request": row.id, "permit": permit["id"], "detail": says}
         with self._approving, site.audit.act(by.email, by.role, "approve", row.fingerprint, **ids):
             site.ledger.permit_pending(row.id, permit)
             if not apply():
                 raise Refused("site.error", "PySyft did not take the approval", "Approve again")
-            site.ledger.decide(row.id, "approved", by.email, site.now(), str(limits.get("reason") or ""))
+            site.ledger.decide(row.id, "approved", by.email, site.now(), why)
 
     def undo(self, by: Account, request: str, reason: str, apply: Callable[[], bool]) -> None:
         """Deny a waiting request or revoke an approved one: acts at once, whatever PySyft answers.
@@ -116,7 +118,7 @@ class Decisions:
         if not reason.strip():
             raise Refused("request.reason", "a denial needs a reason", "Say why")
         act, decision = ("revoke", "revoked") if row.decision in ("approved", "revoked") else ("deny", "denied")
-        with site.audit.act(by.email, by.role, act, row.fingerprint, request=row.id):
+        with site.audit.act(by.email, by.role, act, row.fingerprint, request=row.id, detail=reason_of(reason)):
             site.ledger.decide(row.id, decision, by.email, site.now(), reason)
             self._jobs.stop(row.id)
             if not apply():
@@ -131,7 +133,7 @@ class Decisions:
             How many jobs did not end in time; what they make cannot leave either.
         """
         site = self._site
-        with site.audit.act(by, role, "pause", site.config.name) as facts:
+        with site.audit.act(by, role, "pause", site.config.name, detail=reason_of(reason)) as facts:
             site.ledger.pause(reason, site.now())
             facts["still_running"] = self._jobs.pause()
             return int(facts["still_running"])

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from fedrec.config import ConsortiumConfig, SiteConfig
 from fedrec.errors import WrongInput
 from fedrec.institution.audit import AuditLog
+from fedrec.institution.local import alone, log_of
 from fedrec.institution.quality import moment
-from fedrec.institution.site import Keys
 from fedrec.institution.store import Store
 
 MOST = 1000  # rows
@@ -29,8 +25,7 @@ def head(folder: Path, count: int) -> dict[str, Any] | None:
     with alone(folder / "state") as free:
         if not free:
             return None
-        state, name = folder / "state", SiteConfig.load(folder / "site.toml").name
-        store, log = Store.open(state), AuditLog(state / "audit", Keys.load_or_make(state).signer(name))
+        store, log = Store.open(folder / "state"), log_of(folder)
         try:
             return head_of(log, folder, store, count)
         finally:
@@ -59,20 +54,3 @@ def head_of(log: AuditLog, folder: Path, store: Store, count: int) -> dict[str, 
             for place in range(count)
         ]
     return {"version": store.version, "rows": shown}
-
-
-@contextmanager
-def alone(state: Path) -> Iterator[bool]:
-    """Whether the folder is ours; while it is, no site starts in it."""
-    if not state.is_dir():
-        raise WrongInput("no data has been taken in yet; see fedrec site check")
-    handle = os.open(state / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-            return
-        yield True
-    finally:
-        os.close(handle)

@@ -5,44 +5,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import shutil
 import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
-from fedrec.errors import DataError, Refused
-from fedrec.exchange.passport import sign
+from fedrec.errors import Refused
 from fedrec.exchange.plan import PlanText
-from fedrec.institution import audit
-from fedrec.institution.jail import Report
+from fedrec.institution import audit, one_job
+from fedrec.institution.acts import reason_of
 from fedrec.institution.ledger import RequestRow
 from fedrec.institution.limits import check_limits
-from fedrec.institution.outgoing import numbers_of, update_of
 from fedrec.institution.permit import Task, check
-from fedrec.institution.published import Published
 from fedrec.institution.site import Site
-from fedrec.institution.store import Store
-from fedrec.institution.task_files import (
-    Runner,
-    base_of,
-    cut_log,
-    facts_of,
-    forget_round,
-    ids_of,
-    keep_base,
-    needed,
-    run_in_jail,
-    state_path,
-)
+from fedrec.institution.task_files import Runner, base_of, forget_round, ids_of, needed
 from fedrec.institution.trouble import PASSING, check_room, refusal_of
 
 ANSWER_S = 0.6  # how long a call waits for a job that may be quick; PySyft's call must end within a second
 PARALLEL = 2  # jobs at the same time
-MAX_LOG = 10**6  # bytes that stay of what a job printed
 _log = logging.getLogger("fedrec.site")
 
 
@@ -199,8 +181,9 @@ class Jobs:
         for ended in self._site.ledger.requests():
             permit = ended.signed_permit
             if permit is not None and permit["consortium"] != self._site.consortium.hash:
-                with self._site.audit.act("site", "site", "revoke", ended.fingerprint, request=ended.id):
-                    why = "the consortium's members, keys or catalogue have changed"
+                why = "the consortium's members, keys or catalogue have changed"
+                ids = {"request": ended.id, "detail": reason_of(why)}
+                with self._site.audit.act("site", "site", "revoke", ended.fingerprint, **ids):
                     self._site.ledger.decide(ended.id, "revoked", "site", self._site.now(), why)
                 permit = None
             if permit is None:
@@ -208,7 +191,7 @@ class Jobs:
         shutil.rmtree(self._site.state / "jobs", ignore_errors=True)
         if running := {job.key for job in self._site.ledger.running()}:
             for event in audit.read(self._site.audit.folder):
-                if (job := event["detail"].get("job")) in running:
+                if (job := event["detail"].get("job")) in running and event["outcome"] not in PASSING:
                     self._said[job] = _said(event["outcome"], event["detail"])
         return self.go_on()
 
@@ -258,6 +241,7 @@ class Jobs:
             if "sha256" in detail:
                 self._drop("out", str(detail["sha256"]), job, row, task)
             if refusal.code in PASSING:
+                self._tell(job, row, task, refusal, detail)
                 raise refusal from None
             answer, status = refusal.answer(), "refused"
         if not (status == "refused" and answer["code"] in ("jail.stopped", "permit.paused") and self._may_go_on(row)):
@@ -271,6 +255,16 @@ class Jobs:
             if task.kind != "train" and status == "done":  # not before: a job that a crash repeats needs its model
                 self._drop("in", task.base, job, row, task)
 
+    def _tell(self, job: str, row: RequestRow, task: Task, trouble: Refused, detail: Mapping[str, Any]) -> None:
+        """The outcome of a try that met trouble; the next one has an intent of its own.
+
+        Where the log itself cannot be written the act stays open: of it the next try's outcome is the outcome.
+        """
+        if job in self._intents:
+            with contextlib.suppress(Refused):
+                self._event(row, task, trouble.code, detail, of=self._intents[job])
+                del self._intents[job]
+
     def _drop(self, side: str, name: str, job: str, row: RequestRow, task: Task) -> None:
         with self._files:
             if name not in needed(self._site, row, task.run, job):
@@ -282,77 +276,10 @@ class Jobs:
         return now is not None and now.decision == "approved"
 
     def _perform(self, job: str, row: RequestRow, task: Task, detail: dict[str, Any]) -> dict[str, Any]:
-        site = self._site
         permit = self.permit_of(row.id)
         with self._files:
-            forget_round(site, job, row, task)
-        plan = PlanText.parse(row.plan)
-        try:
-            store = Store.open(site.state, permit["data_version"])
-        except DataError:
-            raise Refused(
-                "permit.data", "the permit is for data that is not here any more", "Ask for a new permit"
-            ) from None
-        folder = site.state / "jobs" / job
-        shutil.rmtree(folder, ignore_errors=True)
-        check_room(site.state, site.config.limits.megabytes)
-        folder.mkdir(mode=0o700, parents=True)
-        try:
-            try:
-                report = run_in_jail(site, self._jail, job, row, task, store, folder)
-            except Refused:
-                check_room(site.state, site.config.limits.megabytes)  # else a full disk would pass for the plan's error
-                raise
-            detail.update(jail_level=self._jail.level, pid=report.pid, uid=report.uid)
-            detail.update(ms=int(1000 * report.seconds), data_version=store.version)
-            if task.kind == "train":
-                return self._release(row, task, permit, plan, store, folder, report, detail)
-            numbers, said = numbers_of(store, report.body)
-            if task.kind == "evaluate":
-                detail.update(sha256=said)
-                keep_base(site, row, task)
-            if task.kind == "publish":
-                Published(site.state).install(
-                    row,
-                    task,
-                    site.blobs.path("in", row.id, task.base),
-                    folder / "state",
-                    store,
-                    permit["id"],
-                    site.now(),
-                )
-            return {"status": "done", "numbers": numbers}
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-            cut_log(site, job, MAX_LOG)
-
-    def _release(
-        self,
-        row: RequestRow,
-        task: Task,
-        permit: Mapping[str, Any],
-        plan: PlanText,
-        store: Store,
-        folder: Path,
-        report: Report,
-        detail: dict[str, Any],
-    ) -> dict[str, Any]:
-        """Guard the update, sign its passport, move it to where it may be fetched, keep the private state."""
-        site = self._site
-        update = update_of(plan, site.config.limits, store, task.protocol, folder / "update", report.body)
-        if update.thin_items is not None:
-            detail["thin_items"] = update.thin_items
-        name, size = update.sha256, len(update.data)
-        (folder / "update").write_bytes(update.data)
-        counts = {"sha256": name, "bytes": size, "rows": update.rows, "users": update.users}
-        facts = facts_of(site, row, task, permit) | counts | {"measures": update.measures}
-        state = state_path(site, row, task)
-        state.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.replace(folder / "state", state)
-        keep_base(site, row, task)
-        detail.update(**counts, guard="passed", **{f"measure {key}": value for key, value in update.measures.items()})
-        site.blobs.release(row.id, folder / "update", name)
-        return {"status": "done", "passport": sign(facts, site.keys.site)}
+            forget_round(self._site, job, row, task)
+        return one_job.perform(self._site, self._jail, job, row, task, permit, detail)
 
 
 def _said(outcome: str, detail: Mapping[str, Any]) -> str:

@@ -11,7 +11,8 @@ from fedrec.institution.site import Site
 
 
 def states(site: Site) -> dict[int, str]:
-    """By the intent's number: done, not-done, again (it is repeated now), ended (its outcome was kept), or unknown.
+    """By the intent's number: done, not-done, again (it is repeated now), ended (its outcome was kept), unanswered
+    (nothing left), or unknown.
 
     Void permits must have been voided before.
     """
@@ -30,6 +31,16 @@ def _state(site: Site, intent: Mapping[str, Any]) -> str:
             return _done(permit is not None and permit["id"] == intent["permit"])
         case "deny" | "revoke":
             return _done(row is not None and row.decision in ("denied", "revoked"))
+        case "submit":
+            asked = [one for one in site.ledger.requests() if one.fingerprint == intent["object"]]
+            return _done(any(one.scientist == intent["actor"] for one in asked))
+        case "users.add" | "users.disable" as act:
+            known = {account.email: account.enabled for account in site.ledger.accounts()}
+            return _done(known.get(intent["object"]) is (act == "users.add"))
+        case "send":
+            return _done(site.blobs.path("in", intent["request"], intent["object"]).exists())
+        case "call" | "card" | "mock" | "read":  # the outcome is written before the answer leaves
+            return "unanswered"
         case "data.delete":
             return _done(intent["object"] not in store.versions(site.state))
         case "pause" | "resume" as act:

@@ -254,6 +254,11 @@ class SyftServer(Submissions):
 
         return isinstance(result, SyftError)
 
+    def code_of(self, result: Any) -> str:
+        """The code of a refusal that a task's answer holds, which is no error to PySyft; "" for any other result."""
+        answer = getattr(self.value(result), "syft_action_data", None)
+        return str(answer.get("code", "")) if isinstance(answer, dict) and answer.get("status") == "refused" else ""
+
     def without_schema(self, result: Any) -> Any:
         """The data sets' cards of a successful result, cut before the schema that closes each."""
         if not self.is_error(result):

@@ -17,19 +17,18 @@ from typing import Any
 
 from fedrec.config import SchemaConfig
 from fedrec.config.secret import PASSWORDS, wipe
-from fedrec.errors import FedrecError, WrongInput
+from fedrec.errors import WrongInput
 from fedrec.institution import endpoint, logs, policy, versions, walls
-from fedrec.institution.gate import PATHS
-from fedrec.institution.head import head_of
-from fedrec.institution.intake import take_in_folder
+from fedrec.institution.commands import Commands
 from fedrec.institution.jail import ONE_THREAD, Jail
 from fedrec.institution.jobs import Jobs
 from fedrec.institution.left_open import states
+from fedrec.institution.local import log_of, take_in
 from fedrec.institution.mock import make_mock
-from fedrec.institution.published import Published
 from fedrec.institution.site import Keys, Site
 
 SEND_BUFFER = 64 * 1024  # bytes of an answer that the kernel holds; Linux takes it twice
+PASSING_S = 1.0  # a command that writes into the log of a site that does not run holds its folder for less
 _log = logging.getLogger("fedrec.site")
 
 
@@ -58,8 +57,13 @@ def serve(
     except OSError as error:
         raise WrongInput(f"state: the site cannot write there ({error.strerror}); see fedrec site check") from None
     with _only_one(folder / "state" / "lock"), _said(folder / "state", log_level):
-        take_in_folder(folder)
-        site = Site.open(folder)
+        log = log_of(folder)
+        try:
+            take_in(folder, log.event)
+            site = Site.open(folder, log)
+        except BaseException:
+            log.close()
+            raise
         if site.config.source is not None and site.config.source.url_env is not None:
             wipe(site.config.source.url_env)  # it may hold the database's password
         jail = Jail(walls.level_here(site.config.limits.jail_level))
@@ -148,8 +152,9 @@ def _run(
     jobs = Jobs(site, jail)
     endpoint.serve(jobs.start)
     detail = {"void_permits": void, "self_attacks": attacks, "self_attack_ms": took}
-    now = {"data_version": site.store.version, "policy": policy.keep(state, site.config)}
-    site.audit.start(site.config.name, states(site), {**detail, **now})
+    site.audit.start(
+        site.config.name, states(site), {**detail, "data_version": site.store.version, **policy.keep(site)}
+    )
     jobs.recover()
     facts = {
         "site": site.config.name,
@@ -173,7 +178,7 @@ def _run(
     )
     try:
         asyncio.run(
-            _serve(uvicorn.Server(config), listening, _Commands(site, server, facts), state, lambda: ready(facts))
+            _serve(uvicorn.Server(config), listening, Commands(site, server, facts), state, lambda: ready(facts))
         )
     finally:
         jobs.close()
@@ -183,7 +188,7 @@ def _run(
 
 
 async def _serve(
-    server: Any, listening: socket.socket, commands: _Commands, state: Path, ready: Callable[[], None]
+    server: Any, listening: socket.socket, commands: Commands, state: Path, ready: Callable[[], None]
 ) -> None:
     with _short_path(state) as short:
         path = f"{short}/control.sock"
@@ -198,80 +203,6 @@ async def _serve(
     finally:
         control.close()
         (state / "control.sock").unlink(missing_ok=True)
-
-
-class _Commands:
-    """The control socket's commands: one JSON line in, one out."""
-
-    def __init__(self, site: Site, server: Any, facts: Mapping[str, Any]) -> None:
-        self._site, self._server, self._facts = site, server, facts
-
-    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            command = json.loads(await reader.readline())
-            result = await asyncio.get_running_loop().run_in_executor(None, self._do, command)
-        except FedrecError as error:
-            result = {"error": str(error)}
-        except Exception as error:
-            _log.exception("control")
-            result = {"error": f"the site failed ({type(error).__name__}); see its log"}
-        writer.write(json.dumps(result).encode())
-        with contextlib.suppress(ConnectionError):
-            await writer.drain()
-        writer.close()
-
-    def _do(self, command: Mapping[str, Any]) -> dict[str, Any]:
-        site, ledger = self._site, self._site.ledger
-        match command:
-            case {"op": "status"}:
-                return {**self._facts, "paused": ledger.paused()}
-            case {"op": "head", "rows": int(count)}:
-                return head_of(site.audit, site.folder, site.store, count)
-            case {"op": "users.list"}:
-                return {"users": [{"email": a.email, "role": a.role, "enabled": a.enabled} for a in ledger.accounts()]}
-            case {"op": "users.add", "email": str(email), "role": str(role), "password": str(password)}:
-                if role not in PATHS:
-                    raise WrongInput(f"role is one of {', '.join(PATHS)}")
-                if email == site.config.owner and role != "owner":
-                    raise WrongInput("the owner named in site.toml stays the owner; name another one there first")
-                _check_password(password)
-                with site.audit.act("site", "site", "users.add", email, detail={"role": role}):
-                    ledger.add_account(email, self._server.ensure_account(email, password, role), role, site.now())
-                return {"email": email, "role": role}
-            case {"op": "users.reset", "email": str(email), "password": str(password)}:
-                if email not in {account.email for account in ledger.accounts()}:
-                    raise WrongInput("there is no such account")
-                _check_password(password)
-                with site.audit.act("site", "site", "users.reset", email):
-                    self._server.set_password(email, password)
-                return {"email": email}
-            case {"op": "users.disable", "email": str(email)}:
-                if email == site.config.owner:
-                    raise WrongInput("the owner named in site.toml cannot be disabled; name another one there first")
-                with site.audit.act("site", "site", "users.disable", email):
-                    if not ledger.disable_account(email):
-                        raise WrongInput("there is no such account")
-                return {"email": email, "enabled": False}
-            case {"op": "audit.export", "form": str(form)}:
-                with site.audit.act("site", "operator", "export", "log", detail={"form": form[:16]}):
-                    return {"form": form}
-            case {"op": "models.use", "version": str(version)}:
-                return self._model("models.use", lambda models: models.use(version))
-            case {"op": "models.rollback"}:
-                return self._model("models.rollback", Published.rollback)
-        raise WrongInput("unknown command")
-
-    def _model(self, act: str, change: Callable[[Published], dict[str, Any]]) -> dict[str, Any]:
-        """Change which model is served; the log says to which."""
-        with self._site.audit.act("site", "site", act, "model") as facts:
-            chosen = change(Published(self._site.state))
-            facts.update(model=chosen["model"], number=chosen["number"], permit=chosen["permit"])
-            return chosen
-
-
-def _check_password(password: str) -> None:
-    if len(password) < 8:
-        raise WrongInput("a password has at least 8 characters")
 
 
 def _local_url(host: str, port: int) -> str:
@@ -299,10 +230,15 @@ def _bind(host: str, port: int) -> socket.socket:
 @contextlib.contextmanager
 def _only_one(path: Path) -> Any:
     with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise WrongInput("another process serves this folder") from None
+        deadline = time.monotonic() + PASSING_S
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise WrongInput("another process serves this folder") from None
+                time.sleep(0.05)
         yield
 
 

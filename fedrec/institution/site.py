@@ -87,8 +87,11 @@ class Site:
         return self.folder / "state"
 
     @classmethod
-    def open(cls, folder: Path) -> Site:
+    def open(cls, folder: Path, log: AuditLog | None = None) -> Site:
         """Open an institution's folder; the store must have been taken in.
+
+        Args:
+            log: its log, when that is open already.
 
         Raises:
             WrongInput: a file is missing or wrong, or the consortium pins another key for this site.
@@ -104,7 +107,7 @@ class Site:
             raise WrongInput(f"{config.consortium_path.name}: pins another key for {config.name}; see fedrec site keys")
         return cls(
             folder, config, consortium, keys, Store.open(state), Ledger(state / "ledger.sqlite"),
-            AuditLog(state / "audit", keys.signer(config.name)), Blobs(state / "blobs"),
+            log or AuditLog(state / "audit", keys.signer(config.name)), Blobs(state / "blobs"),
         )  # fmt: skip
 
     def now(self) -> str:

@@ -84,7 +84,7 @@ def serves(here: SimpleNamespace) -> None:
 
 def whole(here: SimpleNamespace) -> None:
     """Log and ledger are in order, and no job hangs."""
-    assert audit.verify(here.state / "audit" / "0001.jsonl").verdict == "ok"
+    assert audit.verify(here.state / "audit").verdict == "ok"
     with sqlite3.connect(here.state / "ledger.sqlite") as db:
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         assert db.execute("SELECT COUNT(*) FROM jobs WHERE status = 'running'").fetchone() == (0,)

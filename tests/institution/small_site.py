@@ -50,6 +50,7 @@ def make_site(root: Path, limits: str = LIMITS, name: str = "a") -> Site:
     (root / "items.csv").write_text("item\n" + "".join(f"{item}\n" for item in ITEMS))
     (root / "consortium.toml").write_text(f'name = "c"\ntitle = "C"\n[[member]]\nname = "{name}"\nfolder = "{name}"\n')
     (folder / "site.toml").write_text(f'name = "{name}"\ntitle = "A"\nowner = "owner@a.example"\n[limits]\n{limits}')
+    (folder / "DATASHEET.md").write_text("# A\n")
     (folder / "schema.toml").write_text(
         'title = "T"\n[columns]\nuser = "user"\nitem = "item"\nrating = "rating"\ntime = "timestamp"\n'
         "[rating]\nmin = 1\nmax = 5\n"

@@ -20,6 +20,7 @@ from fedrec.institution import gate
 from fedrec.institution.audit import AuditLog, Signer
 from fedrec.institution.evidence import access, export, find, index
 from fedrec.institution.evidence.find import Wanted, moment
+from fedrec.institution.local import local_act
 
 KEY = SigningKey(bytes(32))
 FILTERS = [
@@ -155,7 +156,7 @@ def test_json_lines_are_the_logs_own_bytes(folder):
 
 
 def test_an_export_of_a_sites_own_log_is_an_event_in_it(closed):
-    with export.announced(closed, "csv"):
+    with local_act(closed, "export", "log", detail={"form": "csv"}):
         events = list(find.events_of(closed, Wanted(act="export")))
         assert [event["outcome"] for event in events] == ["intent"]
     done = list(find.events_of(closed, Wanted(act="export")))
@@ -164,7 +165,11 @@ def test_an_export_of_a_sites_own_log_is_an_event_in_it(closed):
 
 
 def test_nothing_is_exported_when_the_event_cannot_be_written(closed, no_space):
-    with no_space(closed / "state"), pytest.raises(Refused, match=r"audit\.write"), export.announced(closed, "csv"):
+    with (
+        no_space(closed / "state"),
+        pytest.raises(Refused, match=r"audit\.write"),
+        local_act(closed, "export", "log", detail={"form": "csv"}),
+    ):
         raise AssertionError("the export went on")
 
 

@@ -2,8 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
+import os
+
 import pytest
-from small_site import OWNER, SCIENTIST, START, Idle, approved, make_site, recipe, sent, submitted, task
+from small_site import (
+    OWNER,
+    SCIENTIST,
+    START,
+    Idle,
+    approved,
+    ended,
+    events,
+    make_site,
+    recipe,
+    sent,
+    submitted,
+    task,
+)
 
 from fedrec.institution.audit import read, verify
 from fedrec.institution.decisions import Decisions
@@ -45,8 +62,18 @@ def test_each_open_act_is_named_with_what_became_of_it(site):
         intent(site, "data.delete", "gone"): "done",
         intent(site, "pause"): "not-done",
         intent(site, "resume"): "done",
-        intent(site, "users.add"): "unknown",
+        intent(site, "users.add"): "not-done",
+        intent(site, "users.disable", OWNER.email): "done",
+        intent(site, "users.reset"): "unknown",
+        intent(site, "submit", row.fingerprint): "not-done",
+        site.audit.event(row.scientist, "scientist", "submit", row.fingerprint, outcome="intent"): "done",
+        intent(site, "send", raw.base, request=row.id): "done",
+        intent(site, "send", "0" * 64, request=row.id): "not-done",
+        intent(site, "call", "code.call", request=row.id): "unanswered",
+        intent(site, "fetch", "0" * 64, request=row.id): "unknown",
     }
+    site.ledger.add_account(OWNER.email, OWNER.key, "owner", site.now())
+    site.ledger.disable_account(OWNER.email)
     site = opened_again(site)
     assert states(site) == expected
     site.audit.start("a", states(site), {"void_permits": 0})
@@ -63,3 +90,42 @@ def test_each_open_act_is_named_with_what_became_of_it(site):
     site = opened_again(site)
     assert states(site) == {number: "ended", denied: "done"}
     assert SCIENTIST.role == "scientist"
+
+
+class Starved(Idle):
+    """A jail on a disk that is full; with `log`, the site's log cannot be written either."""
+
+    def __init__(self, log=None) -> None:
+        self.log, self.spare = log, None
+
+    def run(self, *_):
+        if self.log is not None:
+            self.spare, full = os.dup(self.log._file), os.open("/dev/full", os.O_WRONLY)
+            os.dup2(full, self.log._file)
+            os.close(full)
+        raise OSError(errno.ENOSPC, "no space")
+
+
+@pytest.mark.parametrize("log_too", [False, True])
+def test_a_task_that_met_trouble_and_was_not_sent_again_goes_on_at_the_next_start(log_too, site, jail):
+    """The try has its outcome once the log can be written; else it stays open, and the next start says so."""
+    row, starved = approved(site, recipe()), Starved(site.audit if log_too else None)
+    jobs = Jobs(site, starved)
+    raw = task(sent(site, row, START))
+    found = ended(site, jobs, row, raw)
+    assert (found["status"], found["code"]) == ("refused", "site.disk")
+    jobs.close()
+    if starved.spare is not None:
+        os.dup2(starved.spare, site.audit._file)
+        os.close(starved.spare)
+    tried = ["intent"] if log_too else ["intent", "site.disk"]
+    assert (events(site), verify(site.audit.folder).verdict) == (tried, "ok")
+    site = opened_again(site)
+    assert list(states(site).values()) == (["again"] if log_too else [])
+    site.audit.start("a", states(site), {})
+    jobs = Jobs(site, jail)
+    assert jobs.recover() == 1
+    assert asyncio.run(jobs.wait(Task.parse(raw).key(row.id), 20))["status"] == "done"
+    jobs.close()
+    assert events(site) == [*tried, "intent", "done"]
+    assert verify(site.audit.folder).verdict == "ok"

@@ -12,8 +12,8 @@ from small_site import ITEMS, approved, ended, events, recipe, sent, task, train
 from fedrec.errors import WrongInput
 from fedrec.exchange.wire import digest
 from fedrec.institution import audit
+from fedrec.institution.commands import Commands
 from fedrec.institution.published import KEPT, Published
-from fedrec.institution.serve import _Commands
 
 COUNTS = {"counts": np.arange(1, 9, dtype=np.float32)}  # film-7 is the best
 
@@ -91,7 +91,7 @@ def test_versions_use_and_rollback(site, jobs):
 
 
 def test_the_owner_chooses_through_the_control_socket_and_the_log_says_so(site, jobs):
-    row, commands = approved(site, recipe("popularity", runs=3)), _Commands(site, None, {}, jobs)
+    row, commands = approved(site, recipe("popularity", runs=3)), Commands(site, None, {})
     for run in ("a", "b"):
         train(site, jobs, row, run=run)
         ended(site, jobs, row, task(sent(site, row, COUNTS), "publish", run=run))

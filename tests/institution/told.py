@@ -57,7 +57,7 @@ def tell_all(root: Path, jail: Runner, names: Sequence[str]) -> list[Path]:
 def begun(root: Path, name: str) -> Site:
     """A site with two accounts, as after its first start."""
     site = make_site(root, name=name)
-    now = {"data_version": site.store.version, "policy": policy.keep(site.state, site.config)}
+    now = {"data_version": site.store.version, **policy.keep(site)}
     site.audit.start(name, {}, now)
     for account in (OWNER, SCIENTIST):
         with site.audit.act("site", "site", "users.add", account.email, detail={"role": account.role}):

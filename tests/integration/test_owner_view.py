@@ -27,7 +27,7 @@ def test_the_owner_looks_at_rows_of_a_running_site_and_the_sites_log_has_it(auro
     shown = json.loads(command(["site", "head", str(aurora.folder), "-n", "3", "--json", "-"]))
     rows, names = Store.open(aurora.folder / "state").rows(), Store.open(aurora.folder / "state").user_ids()
     assert [row["user"] for row in shown["rows"]] == [names[rows.user[place]] for place in range(3)]
-    (log,) = (aurora.folder / "state" / "audit").glob("*.jsonl")
+    log = aurora.folder
     events = [(event["outcome"], event["detail"]) for event in audit.read(log) if event["act"] == "head"]
     assert events[-2:] == [("intent", {"rows": 3}), ("done", {"rows": 3})]
     assert audit.verify(log).verdict == "ok"

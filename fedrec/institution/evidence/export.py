@@ -1,21 +1,14 @@
-"""A log as CSV or JSON lines, for a spreadsheet or another system; an export of a site's own log is an event in it."""
+"""A log as CSV or JSON lines, for a spreadsheet or another system."""
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any, Literal, TextIO
 
-from fedrec.config import SiteConfig
 from fedrec.exchange.wire import canonical
-from fedrec.institution.audit import AuditLog
 from fedrec.institution.evidence.find import Event
-from fedrec.institution.head import alone
-from fedrec.institution.serve import control
-from fedrec.institution.site import Keys
 
 COLUMNS = tuple("seq at actor role purpose act object outcome of request permit run round detail hash".split())
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # what a spreadsheet may take for a formula when a cell begins with it
@@ -45,26 +38,3 @@ def cell(value: Any) -> str:
     """A value as a CSV cell that no spreadsheet computes."""
     text = "" if value is None else json.dumps(value, sort_keys=True) if isinstance(value, dict) else str(value)
     return f"'{text}" if text.startswith(FORMULA) else text
-
-
-@contextmanager
-def announced(folder: Path, form: str) -> Iterator[None]:
-    """Write the export of a site's own log into that log: by the site while it runs, else here, intent and outcome.
-
-    Who may read the files can copy them past this; the event is what an honest export leaves.
-
-    Raises:
-        Refused: `audit.write`; nothing is exported then.
-    """
-    with alone(folder / "state") as free:
-        if not free:
-            control(folder, {"op": "audit.export", "form": form})
-            yield
-            return
-        name = SiteConfig.load(folder / "site.toml").name
-        log = AuditLog(folder / "state" / "audit", Keys.load_or_make(folder / "state").signer(name))
-        try:
-            with log.act("site", "operator", "export", "log", detail={"form": form}):
-                yield
-        finally:
-            log.close()

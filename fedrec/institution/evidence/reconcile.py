@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from fedrec.errors import WrongInput
+from fedrec.exchange.wire import sha256
 from fedrec.institution.evidence.find import Event, events_of
 from fedrec.institution.outgoing import numbers_sha256
 
@@ -51,6 +52,7 @@ class _Logged:
     intents: dict[int, tuple[str, str, str]] = field(default_factory=dict)  # by the intent's number
     submitted: set[tuple[str, str]] = field(default_factory=set)  # (scientist, plan)
     decision: dict[str, str] = field(default_factory=dict)  # by request
+    reason: dict[str, str] = field(default_factory=dict)  # by request: SHA-256 of the last decision's
     permit: dict[str, str] = field(default_factory=dict)
     tasks: dict[tuple[Any, ...], set[tuple[str, str]]] = field(default_factory=dict)  # → (outcome, sha256)
     begun: set[tuple[Any, ...]] = field(default_factory=set)
@@ -75,6 +77,7 @@ class _Logged:
             self.tasks.setdefault(_task_key(event), set()).add((outcome, str(event["detail"].get("sha256", ""))))
         if act in ("deny", "revoke") and outcome in ("done", "site.error"):  # the site did, even if PySyft did not
             self.decision[request] = "denied" if act == "deny" else "revoked"
+            self.reason[request] = str(event["detail"].get("reason", ""))
         if outcome != "done":
             return
         if act == "users.add":
@@ -85,6 +88,7 @@ class _Logged:
             self.submitted.add((event["actor"], thing))
         elif act == "approve":
             self.decision[request], self.permit[request] = "approved", event["permit"]
+            self.reason[request] = str(event["detail"].get("reason", ""))
         elif act in ("pause", "resume"):
             self.paused = act == "pause"
         elif act in ("publish", "models.use", "models.rollback"):
@@ -147,7 +151,8 @@ def _compared(where: str, what: str, act: object, event: object) -> Iterator[Fin
 
 
 def _requests(db: sqlite3.Connection, log: _Logged) -> Iterator[Finding]:
-    rows = db.execute("SELECT id, scientist, fingerprint, decision, permit, permit_state FROM requests").fetchall()
+    sql = "SELECT id, scientist, fingerprint, decision, permit, permit_state, reason FROM requests"
+    rows = db.execute(sql).fetchall()
     kept = {(scientist, plan) for _, scientist, plan, *_ in rows}
     for scientist, plan in sorted(kept ^ log.submitted):
         if not log.is_open("submit", plan):
@@ -155,12 +160,14 @@ def _requests(db: sqlite3.Connection, log: _Logged) -> Iterator[Finding]:
             yield Finding(
                 "act without event" if one else "event without act", "requests", f"{plan[:16]} of {scientist}"
             )
-    for request, _, _, decision, permit, state in rows:
+    for request, _, _, decision, permit, state, reason in rows:
         if any(log.is_open(act, request=request) for act in ("approve", "deny", "revoke")):
             continue
         yield from _compared(
             "decisions", request, None if decision == "waiting" else decision, log.decision.get(request)
         )
+        if reason and sha256(reason.encode()) != log.reason.get(request):
+            yield Finding("differs", "decisions", f"{request}: its reason is not the one of the log")
         if state == "live":
             yield from _compared("permits", request, json.loads(permit)["id"], log.permit.get(request))
     for request in sorted(log.decision.keys() - {row[0] for row in rows}):

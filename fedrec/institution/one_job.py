@@ -1,0 +1,104 @@
+"""One job under a permit, from the rows to what leaves: the jail, the guard, the passport."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fedrec.errors import DataError, Refused
+from fedrec.exchange.passport import sign
+from fedrec.exchange.plan import PlanText
+from fedrec.institution.jail import Report
+from fedrec.institution.ledger import RequestRow
+from fedrec.institution.outgoing import numbers_of, update_of
+from fedrec.institution.permit import Task
+from fedrec.institution.published import Published
+from fedrec.institution.site import Site
+from fedrec.institution.store import Store
+from fedrec.institution.task_files import Runner, cut_log, facts_of, keep_base, run_in_jail, state_path
+from fedrec.institution.trouble import check_room
+
+MAX_LOG = 10**6  # bytes that stay of what a job printed
+
+
+def perform(
+    site: Site,
+    jail: Runner,
+    job: str,
+    row: RequestRow,
+    task: Task,
+    permit: Mapping[str, Any],
+    detail: dict[str, Any],
+) -> dict[str, Any]:
+    """Run a job in the jail and give its answer.
+
+    Args:
+        permit: the live one.
+        detail: gets what the log says of it.
+
+    Raises:
+        Refused: the permit's data are gone, the machine's trouble, the jail, or the guard.
+    """
+    plan = PlanText.parse(row.plan)
+    try:
+        store = Store.open(site.state, permit["data_version"])
+    except DataError:
+        raise Refused(
+            "permit.data", "the permit is for data that is not here any more", "Ask for a new permit"
+        ) from None
+    folder = site.state / "jobs" / job
+    shutil.rmtree(folder, ignore_errors=True)
+    check_room(site.state, site.config.limits.megabytes)
+    folder.mkdir(mode=0o700, parents=True)
+    try:
+        try:
+            report = run_in_jail(site, jail, job, row, task, store, folder)
+        except Refused:
+            check_room(site.state, site.config.limits.megabytes)  # else a full disk would pass for the plan's error
+            raise
+        detail.update(jail_level=jail.level, pid=report.pid, uid=report.uid)
+        detail.update(ms=int(1000 * report.seconds), data_version=store.version)
+        if task.kind == "train":
+            return _release(site, row, task, permit, plan, store, folder, report, detail)
+        numbers, said = numbers_of(store, report.body)
+        if task.kind == "evaluate":
+            detail.update(sha256=said)
+            keep_base(site, row, task)
+        if task.kind == "publish":
+            shared, lists = site.blobs.path("in", row.id, task.base), folder / "state"
+            Published(site.state).install(row, task, shared, lists, store, permit["id"], site.now())
+        return {"status": "done", "numbers": numbers}
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        cut_log(site, job, MAX_LOG)
+
+
+def _release(
+    site: Site,
+    row: RequestRow,
+    task: Task,
+    permit: Mapping[str, Any],
+    plan: PlanText,
+    store: Store,
+    folder: Path,
+    report: Report,
+    detail: dict[str, Any],
+) -> dict[str, Any]:
+    """Guard the update, sign its passport, move it to where it may be fetched, keep the private state."""
+    update = update_of(plan, site.config.limits, store, task.protocol, folder / "update", report.body)
+    if update.thin_items is not None:
+        detail["thin_items"] = update.thin_items
+    name, size = update.sha256, len(update.data)
+    (folder / "update").write_bytes(update.data)
+    counts = {"sha256": name, "bytes": size, "rows": update.rows, "users": update.users}
+    facts = facts_of(site, row, task, permit) | counts | {"measures": update.measures}
+    state = state_path(site, row, task)
+    state.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.replace(folder / "state", state)
+    keep_base(site, row, task)
+    detail.update(**counts, guard="passed", **{f"measure {key}": value for key, value in update.measures.items()})
+    site.blobs.release(row.id, folder / "update", name)
+    return {"status": "done", "passport": sign(facts, site.keys.site)}
