@@ -65,7 +65,7 @@ def run(file: Path | None, folder: Path | None, runs: Path, wait: float, target:
         after = {"evaluate": [], "publish": False, **_kept(folder / "run.json"), **_kept(folder / "after.json")}
         if not after.get("consortium"):
             raise WrongInput(f"{folder}: is no folder of a run on datasites")
-        current = Run.resume(connect(after["consortium"]), folder)
+        current = Run.load(connect(after["consortium"]), folder)
         plan = current.plan
     say(f"run {current.id} in {current.folder}")
     with bar(current.id, plan.spec.rounds) as advance:

@@ -6,9 +6,9 @@ runs/<run>/plan.toml  run.json  rounds.jsonl  checkpoints/NNNNNN.safetensors  mo
 from __future__ import annotations
 
 import json
-import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,14 +19,14 @@ from fedrec.core.metrics import Sums
 from fedrec.core.params import SharedParams, moved
 from fedrec.errors import Refused, WrongInput
 from fedrec.exchange.wire import decode, digest, encode
-from fedrec.scientist.driver import Progress, Round, begin, train
+from fedrec.scientist.driver import Round, begin, train
 from fedrec.scientist.federation import Answer, Federation, RoundTask
+from fedrec.scientist.folder import commit, held, newest, rounds_of, write
 from fedrec.scientist.plan import Plan
 
 if TYPE_CHECKING:
     import pandas as pd
 
-KEPT = 2  # checkpoints that stay
 OnRound = Callable[[Round, int], None]
 
 
@@ -72,15 +72,15 @@ class Run:
         run = cls(plan, federation, name, rows, sites, folder / name if folder else None)
         if run.folder is not None:
             (run.folder / "checkpoints").mkdir(parents=True)
-            (run.folder / "plan.toml").write_text(plan.text)
+            write(run.folder / "plan.toml", plan.text.encode())
             facts = {"run": name, "protocol": rows, "fingerprint": plan.fingerprint, "sites": list(sites)}
             facts["consortium"] = str(getattr(federation, "consortium", ""))  # where resume finds it
-            (run.folder / "run.json").write_text(json.dumps(facts))
+            write(run.folder / "run.json", json.dumps(facts).encode())  # last: without it there is no run
         return run
 
     @classmethod
-    def resume(cls, federation: Federation, folder: Path) -> Run:
-        """A run as its folder has it, ready to go on from its last committed round.
+    def load(cls, federation: Federation, folder: Path) -> Run:
+        """A run as its folder has it, ready to go on from its last committed round; nothing is written yet.
 
         Raises:
             WrongInput: the folder holds no run, or its plan was changed.
@@ -93,20 +93,19 @@ class Run:
         if facts["fingerprint"] != plan.fingerprint:
             raise WrongInput(f"{folder}: plan.toml is not the plan that the run was started with")
         run = cls(plan, federation, facts["run"], facts["protocol"], facts["sites"], folder)
-        checkpoints = _checkpoints(folder)
-        if checkpoints:
-            run.now = _loaded(checkpoints[-1])
-        if (folder / "best.safetensors").exists():
-            run.best = SharedParams(decode((folder / "best.safetensors").read_bytes()))
-        run.log = [line for line in _whole_lines(folder / "rounds.jsonl") if line["round"] < run.now.number]
-        _write(folder / "rounds.jsonl", "".join(json.dumps(line) + "\n" for line in run.log).encode())
+        run._read(folder)
         run.resumed_from = run.now.number
         return run
+
+    def resume(self, on_round: OnRound | None = None) -> Run:
+        """Go on from the last committed round to the end: after an interruption, a refusal, or `federation.attach`."""
+        self.resumed_from = self.now.number
+        return self.finish(on_round)
 
     def keep(self, name: str, text: str) -> None:
         """Put a text beside the run, such as the RUN.toml that it came from."""
         if self.folder is not None:
-            _write(self.folder / name, text.encode())
+            write(self.folder / name, text.encode())
 
     @property
     def shared(self) -> SharedParams:
@@ -119,7 +118,16 @@ class Run:
         return digest(self.shared.tensors)
 
     def rounds(self) -> Iterator[Round]:
-        """Do the rounds that are left; each is committed before it is yielded."""
+        """Do the rounds that are left; each is committed before it is yielded.
+
+        Raises:
+            Refused: `run.busy` while another program drives the run; what a site says.
+        """
+        with self._driven():
+            self.resumed_from = self.now.number if self.resumed_from is not None else None
+            yield from self._rounds()
+
+    def _rounds(self) -> Iterator[Round]:
         stop = self.plan.stop or Stop()
         if stop.reached(self.log):
             return
@@ -129,6 +137,25 @@ class Run:
             if stop.reached(self.log):
                 return
 
+    @contextmanager
+    def _driven(self) -> Iterator[None]:
+        """Alone with the run's folder, from where it stands: another program may have gone on since it was read."""
+        with held(self.folder) if self.folder is not None else nullcontext():
+            if self.folder is not None:
+                self._read(self.folder)
+                text = "".join(json.dumps(line) + "\n" for line in self.log)
+                if self.log or (self.folder / "rounds.jsonl").exists():
+                    write(self.folder / "rounds.jsonl", text.encode())  # without what a crash has torn
+            yield
+
+    def _read(self, folder: Path) -> None:
+        """Stand where the folder says."""
+        if (found := newest(folder)) is not None:
+            self.now = found
+        if (folder / "best.safetensors").exists():
+            self.best = SharedParams(decode((folder / "best.safetensors").read_bytes()))
+        self.log = rounds_of(folder, before=self.now.number)
+
     def finish(self, on_round: OnRound | None = None) -> Run:
         """Do all rounds that are left, then write the model and its card.
 
@@ -137,13 +164,18 @@ class Run:
         Raises:
             Refused: a site said no; the run stands at its last committed round and can be resumed.
         """
+        with self._driven():
+            self._to_the_end(on_round)
+        return self
+
+    def _to_the_end(self, on_round: OnRound | None) -> None:
         total = self.plan.spec.rounds
         try:
-            for done in self.rounds():
+            for done in self._rounds():
                 if on_round is not None:
                     on_round(done, total)
         except Refused as refusal:
-            where = f"Resume with fedrec run --resume {self.folder}" if self.folder else "Call run.finish() again"
+            where = f"Resume with fedrec run --resume {self.folder}" if self.folder else "Call run.resume()"
             raise Refused(
                 refusal.code,
                 f"{refusal.reason} (round {self.now.number} of {total}; {self.now.number} rounds are committed)",
@@ -153,9 +185,8 @@ class Run:
         if self.best is not None:
             self.now = replace(self.now, shared=self.best)
         if self.folder is not None:
-            _write(self.folder / "model.safetensors", encode(self.shared.tensors))
-            _write(self.folder / "card.md", self._card().encode())
-        return self
+            write(self.folder / "model.safetensors", encode(self.shared.tensors))
+            write(self.folder / "card.md", self._card().encode())
 
     def evaluate(self, protocol: str | None = None) -> pd.DataFrame:
         """Ask the sites how well the model finds held-out items; only sums over users leave them.
@@ -208,7 +239,7 @@ class Run:
         return sorted(answers, key=lambda answer: self.sites.index(answer.site))
 
     def _commit(self, done: Round) -> None:
-        """Checkpoint first (fsync, rename), then the round's line: a crash between leaves a round without a line."""
+        """Stand after this round, and say so in the folder."""
         line: dict[str, Any] = {
             "run": self.id,
             "round": done.number,
@@ -233,16 +264,9 @@ class Run:
         ):
             self.best = before.shared
             if self.folder is not None:
-                _write(self.folder / "best.safetensors", encode(self.best.tensors))
-        if self.folder is None:
-            return
-        _write(self.folder / "checkpoints" / f"{done.after.number:06d}.safetensors", encode(_flat(done.after)))
-        with (self.folder / "rounds.jsonl").open("a") as file:
-            file.write(json.dumps(line) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        for old in _checkpoints(self.folder)[:-KEPT]:
-            old.unlink()
+                write(self.folder / "best.safetensors", encode(self.best.tensors))
+        if self.folder is not None:
+            commit(self.folder, done.after, line)
 
     def _card(self) -> str:
         last: Mapping[str, Any] = self.log[-1] if self.log else {}
@@ -272,43 +296,3 @@ def _quality(done: Round) -> float | None:
     ]
     users = sum(count for count, _ in said)
     return sum(count * value for count, value in said) / users if users else None
-
-
-def _checkpoints(folder: Path) -> list[Path]:
-    """The committed ones, oldest first: what a crash left half written has another name."""
-    return sorted((folder / "checkpoints").glob("[0-9]*.safetensors"))
-
-
-def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines before one that a crash has torn; none when there is no file."""
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            yield json.loads(line)
-        except ValueError:
-            return
-
-
-def _flat(now: Progress) -> dict[str, Any]:
-    """A checkpoint is one file: the round in its name, model and aggregator state by prefix."""
-    shared = {f"shared/{name}": array for name, array in now.shared.tensors.items()}
-    return shared | {f"state/{name}": array for name, array in now.state.items()}
-
-
-def _loaded(path: Path) -> Progress:
-    flat = decode(path.read_bytes())
-    shared = {name.removeprefix("shared/"): array for name, array in flat.items() if name.startswith("shared/")}
-    state = {name.removeprefix("state/"): array for name, array in flat.items() if name.startswith("state/")}
-    return Progress(int(path.stem), SharedParams(shared), state)
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Whole or not at all: temporary file, fsync, rename, fsync of the folder."""
-    fresh = path.with_name(f".{path.name}")
-    with fresh.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(fresh, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    os.fsync(folder)
-    os.close(folder)

@@ -74,7 +74,7 @@ class Story(threading.Thread):
         run = self.again("start", lambda: Run.start(plan, self.federation, folder=self.runs))
 
         def train() -> Run:
-            now = Run.resume(self.federation, run.folder)
+            now = Run.load(self.federation, run.folder)
             for done in now.rounds():
                 self.updates |= {(request, now.id, done.number, answer.receipt["sha256"]) for answer in done.answers}
             return now

@@ -215,5 +215,5 @@ def test_a_revoke_between_two_rounds_stops_the_run_at_the_last_committed_round(f
     )
     assert f"Resume with fedrec run --resume {run.folder}" in text
     assert [line["round"] for line in run.log] == [0]
-    again = Run.resume(federation, run.folder)
+    again = Run.load(federation, run.folder)
     assert (again.resumed_from, again.log) == (1, run.log)

@@ -61,7 +61,7 @@ def test_two_of_four_are_drawn_each_round_and_a_resumed_run_draws_the_same(tmp_p
     for done in run.rounds():
         if done.number == 2:
             break
-    again = Run.resume(sites, run.folder).finish()
+    again = Run.load(sites, run.folder).finish()
     assert (again.resumed_from, again.model_sha256) == (3, whole.model_sha256)
 
 
@@ -194,7 +194,7 @@ def test_patience_ends_a_run_with_its_best_model_also_after_a_resume(tmp_path):
     assert len(run.log) == best + 4 < 40
     kept = run.log[best - 1]["model"]  # round `best` started from what round best - 1 had made
     assert run.model_sha256 == kept != run.log[-1]["model"]
-    again = Run.resume(sites, run.folder).finish()
+    again = Run.load(sites, run.folder).finish()
     assert (again.model_sha256, len(again.log)) == (kept, len(run.log))
 
 
