@@ -124,7 +124,6 @@ class Run:
             Refused: `run.busy` while another program drives the run; what a site says.
         """
         with self._driven():
-            self.resumed_from = self.now.number if self.resumed_from is not None else None
             yield from self._rounds()
 
     def _rounds(self) -> Iterator[Round]:
@@ -143,6 +142,7 @@ class Run:
         with held(self.folder) if self.folder is not None else nullcontext():
             if self.folder is not None:
                 self._read(self.folder)
+                self.resumed_from = None if self.resumed_from is None else self.now.number
                 text = "".join(json.dumps(line) + "\n" for line in self.log)
                 if self.log or (self.folder / "rounds.jsonl").exists():
                     write(self.folder / "rounds.jsonl", text.encode())  # without what a crash has torn
