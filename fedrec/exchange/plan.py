@@ -18,9 +18,11 @@ from typing import Any
 from fedrec.errors import Refused
 
 PROTOCOLS = ("p1", "p2", "p3", "all")
+VALIDATION = "validation"  # rows that are neither trained on under p1 and p2 nor held out for their evaluation
 DTYPES = {"float16": 2, "float32": 4, "float64": 8, "int32": 4, "int64": 8}
 _USE = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,30}")
+_SITE = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _SETTING = re.compile(r"[a-z][a-z0-9_]{0,30}")
 # Default-ignorable characters outside category C (Unicode 15, DerivedCoreProperties) and the blank Braille cell.
 _SHAPELESS = re.compile(
@@ -39,9 +41,11 @@ _SECTIONS = {
     "local",
     "schedule",
     "stop",
+    "search",
+    "start",
 }
-_OPTIONAL = ("local", "schedule", "stop")
-_ASKS = {"train", "rounds", "runs", "evaluate", "publish", "days"}
+_OPTIONAL = ("local", "schedule", "stop", "search")
+_ASKS = {"train", "rounds", "runs", "evaluate", "validate", "publish", "days", "sites"}
 _TOP_TYPES = {"name": str, "purpose": str, "fedrec": str, "seed": int}
 
 
@@ -104,6 +108,10 @@ class PlanText:
         local: epochs at the site, after which parameters leave; empty = the model's own contribution leaves.
         schedule: name and settings of which sites train when; empty = every site in every round.
         stop: when a run ends before its last round; empty = never.
+        validate: models of one run that may be measured on the validation rows, after its last round.
+        sites: the institutions that are asked, by name; empty = all.
+        start: SHA-256 of the encoded model that round 0 starts from; empty = the model's own beginning.
+        search: settings that the centre tries on the merged statistic, by name.
     """
 
     name: str
@@ -123,6 +131,10 @@ class PlanText:
     local: Mapping[str, Any] = field(default_factory=dict)
     schedule: Mapping[str, Any] = field(default_factory=dict)
     stop: Mapping[str, Any] = field(default_factory=dict)
+    validate: int = 0
+    sites: tuple[str, ...] = ()
+    start: str = ""
+    search: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def measures(self) -> tuple[str, ...]:
@@ -144,14 +156,17 @@ class PlanText:
     def text(self) -> str:
         """The plan's one text, which stands between the triple quotes of the request."""
         use = {"use": self.use} if self.use else {}
-        top = {"name": self.name, "purpose": self.purpose, **use, "fedrec": self.fedrec, "seed": self.seed}
+        start = {"start": self.start} if self.start else {}
+        top = {"name": self.name, "purpose": self.purpose, **use, "fedrec": self.fedrec, "seed": self.seed, **start}
         asks = {
             "train": list(self.train),
             "rounds": self.rounds,
             "runs": self.runs,
             "evaluate": self.evaluate,
+            **({"validate": self.validate} if self.validate else {}),
             "publish": self.publish,
             "days": self.days,
+            **({"sites": list(self.sites)} if self.sites else {}),
         }
         leaves = {name: str(tensor) for name, tensor in self.leaves.items()}
         parts = [_table("", top), _table("asks", asks), _table("leaves", leaves)]
@@ -196,6 +211,8 @@ class PlanText:
         for key in ("rounds", "runs", "days"):
             if type(asks[key]) is not int or not 1 <= asks[key] <= 100_000:
                 raise ValueError(f"asks.{key}: a whole number from 1 to 100000")
+        if type(asks.get("validate", 0)) is not int or not 0 <= asks.get("validate", 0) <= 1000:
+            raise ValueError("asks.validate: a whole number to 1000")
         for key in ("evaluate", "publish"):
             if type(asks[key]) is not bool:
                 raise TypeError(f"asks.{key}")
@@ -206,6 +223,13 @@ class PlanText:
             raise ValueError("name (a-z, 0-9, _) or seed (0 to 2**32 - 1)")
         if type(raw.get("use", "")) is not str or not _USE.fullmatch(raw.get("use", "any")):
             raise ValueError("use: 1 to 63 of a-z, 0-9 and -")
+        sites = asks.get("sites", [])
+        named = type(sites) is list and all(type(name) is str and _SITE.fullmatch(name) for name in sites)
+        if not named or len(set(sites)) != len(sites):
+            raise ValueError("asks.sites: names of institutions, each once")
+        start = raw.get("start", "")
+        if type(start) is not str or not re.fullmatch(r"([0-9a-f]{64})?", start):
+            raise ValueError("start: 64 hex digits")
         if type(raw["model"]["name"]) is not str or type(raw["aggregator"]["name"]) is not str:
             raise TypeError("model.name or aggregator.name")
         if any(title in raw and not (type(raw[title]) is dict and raw[title]) for title in _OPTIONAL):
@@ -225,6 +249,9 @@ class PlanText:
             publish=asks["publish"],
             days=asks["days"],
             use=raw.get("use", ""),
+            validate=asks.get("validate", 0),
+            sites=tuple(sites),
+            start=start,
             **{title: raw.get(title, {}) for title in _OPTIONAL},
         )
 

@@ -106,13 +106,14 @@ def changes(before: PlanText, plan: PlanText) -> Iterator[str]:
 def _terms(before: PlanText, plan: PlanText) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
     yield "", _top(before), _top(plan)
     yield "leaves", dict(before.leaves), dict(plan.leaves)
-    for title in ("aggregator", "local", "schedule", "stop"):
+    for title in ("aggregator", "local", "schedule", "stop", "search"):
         yield title, dict(getattr(before, title)), dict(getattr(plan, title))
     yield "model", _settings(before), _settings(plan)
 
 
 def _top(plan: PlanText) -> dict[str, Any]:
-    names = ("purpose", "use", "fedrec", "seed", "train", "rounds", "runs", "evaluate", "publish", "days")
+    names = ("purpose", "use", "fedrec", "seed", "start", "train", "rounds", "runs")
+    names += ("evaluate", "validate", "publish", "days", "sites")
     return {name: getattr(plan, name) for name in names}
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import fedrec
 from fedrec.errors import Refused
 from fedrec.exchange.passport import signed_by
-from fedrec.exchange.plan import PROTOCOLS, PlanText
+from fedrec.exchange.plan import PROTOCOLS, VALIDATION, PlanText
 
 KINDS = ("train", "evaluate", "publish")
 RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -54,8 +54,8 @@ class Task:
             raise _bad_task("run is 1 to 64 letters, digits, dots, dashes")
         if type(task.round) is not int or not 0 <= task.round < 1_000_000:
             raise _bad_task("round is a whole number from 0")
-        if task.protocol not in PROTOCOLS:
-            raise _bad_task(f"protocol is one of {', '.join(PROTOCOLS)}")
+        if task.protocol not in PROTOCOLS and (task.kind, task.protocol) != ("evaluate", VALIDATION):
+            raise _bad_task(f"protocol is one of {', '.join(PROTOCOLS)}, or {VALIDATION} to evaluate")
         if (
             len(task.base) != 64
             or not _HEX.fullmatch(task.base)
@@ -137,6 +137,7 @@ def make(
         },
         "protocols": list(plan.train),
         "rounds": plan.rounds,
+        "validate": plan.validate,
         "epsilon": None,
         "not_before": stamp(now),
         "not_after": stamp(until),
@@ -148,8 +149,8 @@ def make(
 
 
 def evaluations_of(plan: PlanText) -> int:
-    """How many evaluate tasks a plan needs: two protocols may fit the rows of each run."""
-    return len(plan.train) * plan.runs * 2 if plan.evaluate else 0
+    """How many evaluate tasks a plan needs: two protocols may fit the rows of each run, and what it validates."""
+    return len(plan.train) * plan.runs * ((2 if plan.evaluate else 0) + plan.validate)
 
 
 def check(
@@ -220,11 +221,15 @@ def reservable(
             raise Refused("permit.protocol", "the permit is for other rows or fewer rounds a run", "Keep to the plan")
         return
     rows = {protocol for _, protocol in trained}
-    if not rows & ({"p1", "p2"} if task.protocol in ("p1", "p2") else {task.protocol}):
+    if not rows & ({"p1", "p2"} if task.protocol in ("p1", "p2", VALIDATION) else {task.protocol}):
         raise Refused("permit.protocol", "this run has not trained on these rows at this site", "Train first")
     if task.round not in {number for number, _ in trained}:
         raise Refused("permit.evaluate", "this round has not been trained at this site", "Train it first")
-    if (task.kind, task.round, task.protocol) in {(kind, number, protocol) for kind, number, protocol, _ in run}:
+    if task.protocol == VALIDATION:
+        before = sum(protocol == VALIDATION for _, _, protocol, _ in run)
+        if before >= (most := permit.get("validate", 0)):
+            raise Refused("permit.evaluate", f"all {most} validations of this run are used", "Ask for more in a plan")
+    elif (task.kind, task.round, task.protocol) in {(kind, number, protocol) for kind, number, protocol, _ in run}:
         raise Refused("permit.evaluate", f"{task.kind} is allowed once per round and protocol", "Use the first answer")
 
 

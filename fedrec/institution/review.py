@@ -76,6 +76,7 @@ def details(
         "rows": list(plan.train),
         "measures": list(plan.measures),
         "evaluate": plan.evaluate,
+        "validate": plan.validate,
         "publish": plan.publish,
         "days": plan.days,
         "own_code": plan.own_code is not None,
@@ -179,6 +180,8 @@ def _leaving(shown: Mapping[str, Any]) -> list[str]:
     lines.append(f"  with each update: how many rows and users stand behind it{beside}")
     if facts["evaluate"]:
         lines.append("  after the last round of a run: hit counts, as sums over users")
+    if facts["validate"]:
+        lines.append(f"  and of {facts['validate']} models a run: hit counts on validation rows, as sums over users")
     return [*lines, "  not: rows, ids, user vectors, recommendations"]
 
 
@@ -191,6 +194,9 @@ def _running(plan: PlanText) -> list[str]:
         *settings,
         *(f"  local {key} = {value!r}" for key, value in plan.local.items()),
         f"  the centre merges with {plan.aggregator['name']}",
+        *(f"  the centre tries {key} = {value!r} on what was merged" for key, value in plan.search.items()),
+        *([f"  starts from the model {plan.start}"] if plan.start else []),
+        *([f"  with the institutions {', '.join(plan.sites)}"] if plan.sites else []),
         f"  {install}",
     ]
 

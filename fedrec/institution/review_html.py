@@ -31,6 +31,8 @@ def html_of(shown: Mapping[str, Any]) -> str:
     ]
     rounds = f"{facts['train_tasks']} train tasks in all, on the rows {', '.join(facts['rows'])}"
     sums = "; hit counts as sums over users" if facts["evaluate"] else ""
+    if facts["validate"]:
+        sums += f"; of {facts['validate']} models a run hit counts on validation rows, as sums over users"
     sums += "".join(f"; beside each update the number {name}" for name in facts["measures"])
     parts = [
         _table(head),
