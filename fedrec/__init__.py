@@ -12,14 +12,14 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from fedrec import aggregation, models
-    from fedrec.scientist.datasites import connect
+    from fedrec.scientist.connect import connect
     from fedrec.scientist.plan import Plan
     from fedrec.simulation import simulate
 
 __all__ = ["Plan", "__version__", "aggregation", "connect", "models", "simulate"]
 
 _HOME = {
-    "connect": "fedrec.scientist.datasites",
+    "connect": "fedrec.scientist.connect",
     "Plan": "fedrec.scientist.plan",
     "simulate": "fedrec.simulation",
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,13 +16,15 @@ from fedrec.aggregation import SiteUpdate
 from fedrec.core.interactions import Interactions
 from fedrec.core.params import Array, SharedParams
 from fedrec.errors import DataError, Refused
-from fedrec.exchange.wire import decode, encode
+from fedrec.exchange.plan import check_start
+from fedrec.exchange.wire import decode, digest, encode
 from fedrec.institution.guard import MEASURE, Guard, check_measures
 from fedrec.institution.index import index_frame
 from fedrec.institution.perform import perform
-from fedrec.scientist.federation import Answer, RoundTask, SiteRefused
+from fedrec.scientist.federation import Answer, RoundTask, SiteRefused, SiteState, Watch
 from fedrec.scientist.plan import Plan
 from fedrec.scientist.runs import Run
+from fedrec.scientist.search import Search, search
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,6 +40,8 @@ class SimulatedFederation:
         quality: each site's data-quality score in [0, 1]; 1 for those not named.
     """
 
+    simulated = True
+
     def __init__(
         self,
         rows: Mapping[str, Interactions],
@@ -50,6 +54,7 @@ class SimulatedFederation:
         self._rows, self._n_items, self.catalogue = dict(rows), n_items, tuple(catalogue)
         self.seconds, self.quality = dict(seconds or {}), dict(quality or {})
         self._private: dict[tuple[str, str, str], dict[int, dict[str, Array]]] = {}
+        self.told: list[tuple[str, str, int, str]] = []  # updates that were left out: site, run, round, code
 
     @property
     def n_items(self) -> int:
@@ -58,11 +63,11 @@ class SimulatedFederation:
     def sites(self) -> tuple[str, ...]:
         return tuple(self._rows)
 
-    def ready(self, plan: Plan) -> tuple[str, ...]:  # noqa: ARG002
-        return self.sites()
+    def ready(self, plan: Plan, among: Sequence[str] = ()) -> tuple[str, ...]:
+        return tuple(site for site in among or self.sites() if site in (plan.sites or self.sites()))
 
-    def calls(self) -> SimulatedCalls:
-        return SimulatedCalls(self)
+    def calls(self, watch: Watch) -> SimulatedCalls:
+        return SimulatedCalls(self, watch)
 
     def run(self, task: RoundTask) -> Sequence[Answer]:
         answers = []
@@ -76,13 +81,30 @@ class SimulatedFederation:
     def end(self, run: str, sites: Sequence[str]) -> None:
         """Nothing: there are no audit logs here."""
 
-    def train(self, plan: Plan, *, protocol: str | None = None, folder: Path | None = None) -> Run:
-        """As `Datasites.train`: run the plan's rounds and return the finished run."""
-        return Run.start(plan, self, protocol=protocol, folder=folder).finish()
+    def train(
+        self,
+        plan: Plan,
+        *,
+        protocol: str | None = None,
+        folder: Path | None = None,
+        sites: Sequence[str] = (),
+        **on: Any,
+    ) -> Run:
+        """As `Datasites.train`: run the plan's rounds and return the finished run; `on` as in `Run.finish`."""
+        return Run.start(plan, self, protocol=protocol, folder=folder, sites=sites).finish(**on)
+
+    def attach(self, name: str, folder: Path | str = "runs") -> Run:
+        """As `Datasites.attach`; here nothing waits for an owner, so it is a run."""
+        return Run.load(self, Path(folder) / name)
+
+    def search(self, plan: Plan, grid: Mapping[str, Sequence[Any]], protocol: str | None = None) -> Search:
+        """As `Datasites.search`."""
+        return search(plan, grid, lambda plan: self.train(plan, protocol=protocol))
 
     def _one(self, site: str, task: RoundTask) -> Answer:
         """One institution's part: encoded and decoded as on the wire, guarded as at a site."""
         spec = task.plan.spec
+        check_start(spec, task.kind, task.number, digest(task.shared.tensors))
         key = (site, task.run, task.plan.fingerprint)
         shared = decode(encode(task.shared.tensors))
         states = self._private.setdefault(key, {})  # by round: a round that is asked for again starts where it started
@@ -105,8 +127,8 @@ class SimulatedFederation:
 class SimulatedCalls:
     """Tasks under way on a simulated clock, which jumps from one answer to the next: deterministic and fast."""
 
-    def __init__(self, federation: SimulatedFederation) -> None:
-        self._federation, self._now = federation, 0.0
+    def __init__(self, federation: SimulatedFederation, watch: Watch) -> None:
+        self._federation, self._watch, self._now = federation, watch, 0.0
         self._under_way: list[tuple[float, str, RoundTask]] = []
 
     @property
@@ -119,6 +141,10 @@ class SimulatedCalls:
     def send(self, task: RoundTask) -> None:
         for site in task.sites:
             self._under_way.append((self._now + self._federation.seconds.get(site, 1.0), site, task))
+            self._watch(SiteState(site, task.number, "training"))
+
+    def tell(self, site: str, task: RoundTask, refusal: Refused) -> None:
+        self._federation.told.append((site, task.run, task.number, refusal.code))
 
     def receive(self, until: float | None) -> Sequence[Answer | SiteRefused]:
         """What ends first, all of it that ends at the same moment."""

@@ -37,10 +37,14 @@ class Schedule(Protocol):
 
     Attributes:
         max_staleness: an answer to a model that is more rounds old is dropped; 0 takes none that is late.
+        joins: a site whose owner approves the plan while it runs takes part from the next round on.
     """
 
     @property
     def max_staleness(self) -> int: ...
+
+    @property
+    def joins(self) -> bool: ...
 
     def choose(self, number: int, sites: Sequence[str], away: Collection[str]) -> tuple[str, ...]:
         """The sites that get the model of round `number`, in the order of `sites`.
@@ -66,6 +70,7 @@ class Synchronous:
     """Every site in every round; the round waits for all."""
 
     max_staleness: ClassVar[int] = 0
+    joins: ClassVar[bool] = False
 
     def choose(self, number: int, sites: Sequence[str], away: Collection[str]) -> tuple[str, ...]:
         return tuple(sites)
@@ -89,6 +94,7 @@ class Sampled:
     seed: int = 0
 
     max_staleness: ClassVar[int] = 0
+    joins: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _whole("sampled.k", self.k, 1)
@@ -113,6 +119,7 @@ class Periodic:
     every: int = 2
 
     max_staleness: ClassVar[int] = 0
+    joins: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         _whole("periodic.every", self.every, 1)
@@ -143,6 +150,8 @@ class Quorum:
     patience: float = 2.0
     max_staleness: int = 0
 
+    joins: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         _whole("quorum.least", self.least, 1)
         _whole("quorum.max_staleness", self.max_staleness, 0)
@@ -172,6 +181,8 @@ class Buffered:
 
     size: int = 2
     max_staleness: int = 20
+
+    joins: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _whole("buffered.size", self.size, 1)

@@ -38,8 +38,8 @@ def run(file: Path | None, folder: Path | None, runs: Path, wait: float, target:
     Logs in as FEDREC_USER with FEDREC_PASSWORD at every institution.
     """
     from fedrec.config import RunConfig
-    from fedrec.scientist.datasites import connect
-    from fedrec.scientist.progress import bar
+    from fedrec.scientist.connect import connect
+    from fedrec.scientist.progress import live
     from fedrec.scientist.runfile import plan_of
     from fedrec.scientist.runs import Run
 
@@ -68,8 +68,9 @@ def run(file: Path | None, folder: Path | None, runs: Path, wait: float, target:
         current = Run.load(connect(after["consortium"]), folder)
         plan = current.plan
     say(f"run {current.id} in {current.folder}")
-    with bar(current.id, plan.spec.rounds) as advance:
-        current.finish(advance)
+    with live(current.id, plan.spec.rounds, current.sites) as board:
+        board.taking_part(current.sites)
+        current.finish(board.advance, on_state=board.watch)
     facts: dict[str, Any] = {
         "run": current.id,
         "model_sha256": current.model_sha256,

@@ -17,7 +17,8 @@ from fedrec import models
 from fedrec.datasets import synthetic
 from fedrec.demo.floor import Floor
 from fedrec.demo.sites import SCIENTIST, SiteProcess, Sites, prepare
-from fedrec.scientist.datasites import Datasites, connect
+from fedrec.scientist.connect import connect
+from fedrec.scientist.datasites import Datasites
 from fedrec.scientist.driver import Round
 from fedrec.scientist.plan import Plan
 

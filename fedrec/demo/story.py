@@ -28,7 +28,8 @@ from fedrec.errors import Refused, Unreachable
 from fedrec.examples.my_factors import MyFactors
 from fedrec.institution.audit import verify
 from fedrec.institution.evidence.reconcile import reconcile
-from fedrec.scientist.datasites import Datasites, connect
+from fedrec.scientist.connect import connect
+from fedrec.scientist.datasites import Datasites
 from fedrec.scientist.driver import Round
 from fedrec.scientist.plan import Plan
 from fedrec.scientist.runs import Run

@@ -256,6 +256,16 @@ class PlanText:
         )
 
 
+def check_start(plan: PlanText, kind: str, number: int, base: str) -> None:
+    """Refuse a round 0 that does not start from the model which the plan names.
+
+    Raises:
+        Refused: `task.start`.
+    """
+    if plan.start and kind == "train" and number == 0 and base != plan.start:
+        raise Refused("task.start", "round 0 starts from another model than the plan names", "Send the plan's model")
+
+
 def fingerprint(text: str) -> str:
     """SHA-256 of the plan's UTF-8 bytes; 64 hex digits."""
     return hashlib.sha256(text.encode()).hexdigest()

@@ -112,9 +112,8 @@ def _terms(before: PlanText, plan: PlanText) -> Iterator[tuple[str, dict[str, An
 
 
 def _top(plan: PlanText) -> dict[str, Any]:
-    names = ("purpose", "use", "fedrec", "seed", "start", "train", "rounds", "runs")
-    names += ("evaluate", "validate", "publish", "days", "sites")
-    return {name: getattr(plan, name) for name in names}
+    names = "purpose use fedrec seed start train rounds runs evaluate validate publish days sites"
+    return {name: getattr(plan, name) for name in names.split()}
 
 
 def _settings(plan: PlanText) -> dict[str, Any]:

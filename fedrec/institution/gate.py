@@ -53,7 +53,7 @@ PATHS: dict[str, frozenset[str]] = {
 # The site's own routes: method and resource → roles.
 OWN: dict[str, frozenset[str]] = {
     **dict.fromkeys(
-        ("PUT blobs", "GET blobs", "GET jobs", "GET requests", "GET environment", "PUT checkpoints"),
+        ("PUT blobs", "GET blobs", "GET jobs", "GET requests", "GET environment", "PUT checkpoints", "PUT refusals"),
         frozenset({"scientist"}),
     ),
     "POST pause": frozenset({"owner", "reviewer", "operator"}),

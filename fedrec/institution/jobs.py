@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from fedrec.errors import Refused
-from fedrec.exchange.plan import PlanText
+from fedrec.exchange.plan import PlanText, check_start
 from fedrec.institution import audit, one_job
 from fedrec.institution.acts import reason_of
 from fedrec.institution.ledger import RequestRow
@@ -63,7 +63,9 @@ class Jobs:
             intent = self._event(row, task, "intent")
             try:
                 check_room(site.state, 2 * site.config.limits.megabytes)
-                check_limits(PlanText.parse(row.plan), site.config)
+                plan = PlanText.parse(row.plan)
+                check_limits(plan, site.config)
+                check_start(plan, task.kind, task.round, task.base)
                 with self._files, self._lock:  # who reserves it, his intent is the one that the job's outcome answers
                     base_of(self._site, row, task)
                     known = site.ledger.reserve(job, row.id, task, site.now(), site.keys.public)
@@ -100,7 +102,7 @@ class Jobs:
             try:
                 running.result(timeout=ANSWER_S)
             except TimeoutError:
-                return {"status": "running", "key": job}
+                return self._running(job)
         return self.answer(job)
 
     def answer(self, job: str) -> dict[str, Any]:
@@ -116,8 +118,13 @@ class Jobs:
         if known.status == "running" and (trouble := self._troubled.get(job)) is not None:
             return {**trouble.answer(), "key": job}
         if known.status == "running":
-            return {"status": "running", "key": job}
+            return self._running(job)
         return {**(known.answer or {}), "key": job}
+
+    def _running(self, job: str) -> dict[str, Any]:
+        """The answer before a job's end; `state` is queued while other jobs have the site's places."""
+        active = self._active.get(job)
+        return {"status": "running", "key": job, "state": "training" if active and active.running() else "queued"}
 
     async def wait(self, job: str, seconds: float) -> dict[str, Any]:
         """As `answer`, but wait up to `seconds` for the end; holds no thread."""

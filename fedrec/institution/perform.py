@@ -11,7 +11,7 @@ import numpy as np
 from fedrec.core.interactions import Interactions
 from fedrec.core.optim import from_settings
 from fedrec.core.params import Array, PrivateParams, SharedParams
-from fedrec.exchange.plan import PlanText
+from fedrec.exchange.plan import VALIDATION, PlanText
 from fedrec.institution import work
 from fedrec.models import from_plan
 from fedrec.models.local import LocalEpochs
@@ -67,7 +67,8 @@ def perform(
             optimiser = from_settings(plan.aggregator)
             return work.train_alone(model, rows, protocol, plan.rounds, optimiser, plan.seed, local)
 
-        return Done(numbers=work.evaluate(model, rows, protocol, base, own, plan.seed, alone))
+        yardstick = None if protocol == VALIDATION else alone  # many models are validated, one is evaluated
+        return Done(numbers=work.evaluate(model, rows, protocol, base, own, plan.seed, yardstick))
     lists = work.top_items(model, rows, base, own, min(LIST_LENGTH, rows.n_items))
     counts = base.tensors.get("counts", np.bincount(rows.item, minlength=rows.n_items))
     popular = np.lexsort((np.arange(rows.n_items), -counts))[:LIST_LENGTH].astype(np.int32)

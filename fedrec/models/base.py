@@ -30,6 +30,8 @@ class Model(Protocol):
         aggregator_default: the aggregator's name when the plan does not say.
         by_user: a user's scores depend on that user's rows only, so `score` may be given any block of
             users; private arrays with one row per user are then named `users`, `users_...`.
+
+    A statistic model may also have `centre`: settings that only `finish` reads, so that one release serves all of them.
     """
 
     name: ClassVar[str]

@@ -40,6 +40,7 @@ class Default:
     rounds_default: ClassVar[int] = 1
     aggregator_default: ClassVar[str] = "sum"
     by_user: ClassVar[bool] = True
+    centre: ClassVar[tuple[str, ...]] = ("l2",)
 
     def __post_init__(self) -> None:
         positive(self, "l2", "recency")

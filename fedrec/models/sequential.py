@@ -43,6 +43,7 @@ class Sequential:
     rounds_default: ClassVar[int] = 1
     aggregator_default: ClassVar[str] = "sum"
     by_user: ClassVar[bool] = True
+    centre: ClassVar[tuple[str, ...]] = ("from_exponent", "to_exponent")
 
     def __post_init__(self) -> None:
         positive(self, "window", "half_life", "recency")

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import queue
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import repeat
@@ -16,16 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 from fedrec.aggregation import SiteUpdate
 from fedrec.config import ConsortiumConfig
-from fedrec.config.secret import secret
 from fedrec.core.params import SharedParams
-from fedrec.errors import Refused, Unreachable, WrongInput
+from fedrec.errors import Refused, WrongInput
 from fedrec.exchange import passport, signing
 from fedrec.exchange.request import function_name
 from fedrec.exchange.wire import decode, encode, sha256
-from fedrec.scientist.federation import Answer, RoundTask, SiteRefused
+from fedrec.scientist.federation import Answer, RoundTask, SiteRefused, Watch
 from fedrec.scientist.plan import Plan
 from fedrec.scientist.requests import Requests
-from fedrec.scientist.runs import OnRound, Run
+from fedrec.scientist.runs import Run
+from fedrec.scientist.search import Search, search
+from fedrec.scientist.site_calls import SiteCalls
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,44 +31,6 @@ if TYPE_CHECKING:
     from fedrec.scientist.syft_client import SyftSite
 
 _log = logging.getLogger("fedrec")
-
-
-def connect(consortium: Path | str, user: str | None = None, password: str | None = None) -> Datasites:
-    """Log in at every member of a consortium.
-
-    Args:
-        consortium: its TOML file, with each member's address and pinned key.
-        user, password: by default FEDREC_USER and FEDREC_PASSWORD, or the 0600 file FEDREC_PASSWORD_FILE.
-
-    Raises:
-        WrongInput: the file is wrong, no account was named, or a site is down.
-        Refused: a site knows no such account.
-    """
-    config = ConsortiumConfig.load(consortium)
-    user, password = user or os.environ.get("FEDREC_USER"), password or secret("FEDREC_PASSWORD")
-    if not user or not password:
-        raise WrongInput("set FEDREC_USER and FEDREC_PASSWORD to your account at the institutions")
-    from fedrec.scientist.syft_client import SyftSite, quiet
-
-    def login(member: Any) -> SyftSite:
-        try:
-            return SyftSite(member.name, member.url, user, password, config.ca_path)
-        except Refused as refusal:
-            if refusal.code == "site.lost":
-                raise Unreachable(
-                    f"{refusal.reason}; start it with fedrec site serve, or mend its url in {consortium}"
-                ) from None
-            if refusal.code == "site.tls":
-                raise Unreachable(f"{refusal.reason}. {refusal.next_step} in {consortium}") from None
-            raise
-
-    if bare := [member.name for member in config.member if not (member.url and member.key)]:
-        raise WrongInput(f"{consortium}: url or key is missing for {', '.join(bare)}")
-    with quiet(), ThreadPoolExecutor(len(config.member)) as pool:
-        sites = list(pool.map(login, config.member))
-    federation = Datasites(config, {member.name: site for member, site in zip(config.member, sites, strict=True)})
-    federation.consortium = Path(consortium).absolute()
-    return federation
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +43,8 @@ class Carried:
 
 class Datasites:
     """The members of a consortium, each behind a login."""
+
+    simulated = False
 
     def __init__(self, config: ConsortiumConfig, sites: dict[str, SyftSite]) -> None:
         self.config, self._sites = config, sites
@@ -121,6 +83,7 @@ class Datasites:
             SiteRefused: a site does not take the plan, for example because it is above its limits.
         """
         text, name = plan.text, plan.spec.name
+        asked = {site: self._sites[site] for site in self._asked(plan)}
 
         def one(item: tuple[str, SyftSite]) -> str:
             try:
@@ -133,18 +96,74 @@ class Datasites:
         from fedrec.scientist.syft_client import quiet
 
         with quiet():
-            ids = list(self._pool.map(one, self._sites.items()))
-        return Requests(self, plan, dict(zip(self._sites, ids, strict=True)))
+            ids = list(self._pool.map(one, asked.items()))
+        return Requests(self, plan, dict(zip(asked, ids, strict=True)))
+
+    def _asked(self, plan: Plan) -> tuple[str, ...]:
+        """The sites that a plan is for, in their order.
+
+        Raises:
+            WrongInput: it names one that is no member.
+        """
+        if unknown := set(plan.sites) - set(self._sites):
+            raise WrongInput(f"sites: {sorted(unknown)[0]} is none of {', '.join(self._sites)}")
+        return tuple(site for site in self._sites if site in (plan.sites or self._sites))
 
     def requests_of(self, plan: Plan) -> dict[str, dict[str, Any]]:
         """What each site says about the plan: id, status, reason; by site."""
         missing = {"id": "", "status": "not submitted", "reason": ""}
-        found = zip(self._sites, self._pool.map(self._own, self._sites), strict=True)
+        asked = self._asked(plan)
+        found = zip(asked, self._pool.map(self._own, asked), strict=True)
         return {site: {key: own.get(plan.fingerprint, missing)[key] for key in missing} for site, own in found}
 
-    def ready(self, plan: Plan) -> tuple[str, ...]:
+    def ready(self, plan: Plan, among: Sequence[str] = ()) -> tuple[str, ...]:
         """The sites whose owners have approved the plan."""
-        return tuple(site for site, facts in self.requests_of(plan).items() if facts["status"] == "approved")
+        asked = [site for site in self._asked(plan) if site in (among or self._sites)]
+        found = zip(asked, self._pool.map(self._own, asked), strict=True)
+        return tuple(site for site, own in found if own.get(plan.fingerprint, {}).get("status") == "approved")
+
+    def attach(self, name: str, folder: Path | str = "runs") -> Run | Requests:
+        """Pick up where an earlier program or notebook left off, days later.
+
+        Args:
+            name: a run's id, or a plan's fingerprint (its first eight digits are enough).
+            folder: the folder of all runs.
+
+        Returns:
+            The run as its folder has it: `resume()` goes on, and finds the round that is under way at the sites. For a
+            plan the requests as the sites have them: `wait()`, then `federation.train(requests.plan)`.
+
+        Raises:
+            WrongInput: there is neither.
+        """
+        if (Path(folder) / name / "run.json").exists():
+            return Run.load(self, Path(folder) / name)
+        found = dict(zip(self._sites, self._pool.map(self._own, self._sites), strict=True))
+        known = {fingerprint: row["text"] for own in found.values() for fingerprint, row in own.items()}
+        wanted = [fingerprint for fingerprint in known if len(name) >= 8 and fingerprint.startswith(name)]
+        if len(wanted) != 1:
+            plans = ", ".join(fingerprint[:12] for fingerprint in known) or "none"
+            raise WrongInput(f"{name}: no run in {folder}, and no plan of yours at the sites ({plans})")
+        ids = {site: own[wanted[0]]["id"] for site, own in found.items() if wanted[0] in own}
+        return Requests(self, Plan.from_text(known[wanted[0]]), ids)
+
+    def search(
+        self, plan: Plan, grid: Mapping[str, Sequence[Any]], *, protocol: str | None = None, wait: float = 3600.0
+    ) -> Search:
+        """Try every combination of a model's settings and choose by the sites' validation rows; see `Search`.
+
+        Submits what it needs and waits for the owners.
+
+        Args:
+            grid: values by the setting's name, such as {"l2": [50, 200, 800]}.
+            wait: seconds for the owners' decisions on each plan.
+        """
+
+        def trained(one: Plan) -> Run:
+            self.submit(one).wait(wait, require="approved")
+            return self.train(one, protocol=protocol)
+
+        return search(plan, grid, trained)
 
     def train(
         self,
@@ -152,24 +171,28 @@ class Datasites:
         *,
         protocol: str | None = None,
         folder: Path | str | None = None,
-        on_round: OnRound | None = None,
+        sites: Sequence[str] = (),
+        **on: Any,
     ) -> Run:
         """Run the plan's rounds at the sites that approved it, with a progress bar, and return the finished run.
 
         Args:
             protocol: which rows are trained on; needed when the plan names several.
-            folder: where runs are kept, so that they can be resumed; None keeps the run in memory.
+            folder: where runs are kept, so that they can be resumed and attached; None keeps the run in memory.
+            sites: those of the approved ones that take part, by name; none is all.
+            on: callbacks, as in `Run.finish`; with an on_round of your own no progress is drawn.
         """
-        run = Run.start(plan, self, protocol=protocol, folder=Path(folder) if folder else None)
-        if on_round is not None:
-            return run.finish(on_round)
-        from fedrec.scientist.progress import bar
+        run = Run.start(plan, self, protocol=protocol, folder=Path(folder) if folder else None, sites=sites)
+        if "on_round" in on:
+            return run.finish(**on)
+        from fedrec.scientist.progress import live
 
-        with bar(run.id, plan.spec.rounds) as advance:
-            return run.finish(advance)
+        with live(run.id, plan.spec.rounds, sites or self._asked(plan)) as board:
+            board.taking_part(run.sites)
+            return run.finish(**{"on_round": board.advance, "on_state": board.watch, **on})
 
-    def calls(self) -> SiteCalls:
-        return SiteCalls(self)
+    def calls(self, watch: Watch) -> SiteCalls:
+        return SiteCalls(self, watch)
 
     def run(self, task: RoundTask) -> Sequence[Answer]:
         data = encode(task.shared.tensors)
@@ -210,7 +233,15 @@ class Datasites:
             raise Refused.from_answer(answer)
         return answer
 
-    def _one(self, name: str, task: RoundTask, message: dict[str, Any], data: bytes, carried: Carried) -> Answer:
+    def _one(
+        self,
+        name: str,
+        task: RoundTask,
+        message: dict[str, Any],
+        data: bytes,
+        carried: Carried,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> Answer:
         site, plan = self._sites[name], task.plan
         before = site.line.counted
         try:
@@ -222,7 +253,9 @@ class Datasites:
                 if answer.get("code") != "task.base":
                     break
             while answer.get("status") == "running":
-                answer = self._job(site, known["id"], answer["key"])
+                say(state := str(answer.get("state", "training")))
+                answer = self._job(site, known["id"], answer["key"], 1 if state == "queued" else 25)
+            say("uploading")
             if answer.get("status") != "done":
                 raise Refused.from_answer(answer)
             update = self._update(name, site, known["id"], task, message, answer) if task.kind == "train" else None
@@ -283,46 +316,24 @@ class Datasites:
         if reply.status != 200:
             raise reply.refusal()
 
-    def _job(self, site: SyftSite, request: str, key: str) -> dict[str, Any]:
-        return dict(json.loads(site.own("GET", f"/fedrec/v1/jobs/{key}?wait=25", request=request)))
+    def _job(self, site: SyftSite, request: str, key: str, seconds: int) -> dict[str, Any]:
+        return dict(json.loads(site.own("GET", f"/fedrec/v1/jobs/{key}?wait={seconds}", request=request)))
+
+    def _tell(self, name: str, task: RoundTask, code: str) -> None:
+        """Tell a site that its update was left out; what goes wrong with it is only logged, the run goes on."""
+        site, target = self._sites[name], "/fedrec/v1/refusals"
+        facts = {"plan": task.plan.fingerprint, "run": task.run, "round": task.number, "code": code}
+        body = json.dumps(facts).encode()
+        try:
+            reply = site.line.call(
+                "PUT", target, body, signing.headers(site.key, "PUT", target, site.uid, body=sha256(body))
+            )
+            if reply.status != 200:
+                raise reply.refusal()
+        except Refused as refusal:
+            _log.warning("%s could not be told that its update was left out: %s", name, refusal)
 
     def _own(self, name: str) -> dict[str, dict[str, Any]]:
         """This account's requests at one site, by the plan's fingerprint."""
         found = json.loads(self._sites[name].own("GET", "/fedrec/v1/requests"))
         return {row["fingerprint"]: row for row in found["requests"]}
-
-
-class SiteCalls:
-    """Tasks under way at datasites, a thread each; answers to a run that ended are lost with it."""
-
-    def __init__(self, federation: Datasites) -> None:
-        self._federation, self._came = federation, queue.SimpleQueue[Answer | BaseException]()
-
-    @property
-    def n_items(self) -> int:
-        return self._federation.n_items
-
-    def clock(self) -> float:
-        return time.monotonic()
-
-    def send(self, task: RoundTask) -> None:
-        data = encode(task.shared.tensors)
-        message = task.message(sha256(data))
-        carried = self._federation.carried(task.run)
-        for site in task.sites:
-            self._federation._pool.submit(self._one, site, task, message, data, carried)
-
-    def receive(self, until: float | None) -> Sequence[Answer | SiteRefused]:
-        try:
-            answer = self._came.get(timeout=None if until is None else max(0.0, until - self.clock()))
-        except queue.Empty:
-            return []
-        if isinstance(answer, BaseException) and not isinstance(answer, SiteRefused):
-            raise answer
-        return [answer]
-
-    def _one(self, site: str, task: RoundTask, message: dict[str, Any], data: bytes, carried: Carried) -> None:
-        try:
-            self._came.put(self._federation._one(site, task, message, data, carried))
-        except BaseException as error:  # told in the thread that waits
-            self._came.put(error)

@@ -13,7 +13,7 @@ from fedrec.core.optim import State
 from fedrec.core.params import SharedParams, moved
 from fedrec.core.threads import one_thread
 from fedrec.errors import Refused
-from fedrec.scientist.federation import Answer, Calls, Federation, RoundTask, SiteRefused
+from fedrec.scientist.federation import Answer, Calls, Federation, RoundTask, SiteRefused, SiteState, Watch, nobody
 from fedrec.scientist.plan import Plan
 
 
@@ -32,6 +32,7 @@ class Round:
 
     Args:
         answers: those that were merged, in the order of the consortium.
+        before: the model that it started from; `step`: what was merged.
         seconds: by the federation's clock.
         late: rounds that an answer was late, by site; only those above 0.
         left_out: sites whose answer was not merged, with the code that says why.
@@ -39,6 +40,8 @@ class Round:
 
     number: int
     answers: tuple[Answer, ...]
+    before: SharedParams
+    step: SharedParams
     after: Progress
     seconds: float
     late: Mapping[str, int] = field(default_factory=dict)
@@ -51,46 +54,54 @@ class Round:
 
 
 class Away(NamedTuple):
-    """A site at work: the round whose model it has, that model, and since when."""
+    """A site at work: what it was asked, with the model that it has, and since when."""
 
-    number: int
-    base: SharedParams
+    task: RoundTask
     since: float
 
 
 def begin(plan: Plan, federation: Federation) -> Progress:
-    """The state before round 0: the model's start from the plan's seed."""
+    """The state before round 0: the model's start from the plan's seed, or the model that the plan continues."""
     with one_thread():
-        shared = plan.built.init(federation.n_items, plan.seed)
+        shared = plan.beginning or plan.built.init(federation.n_items, plan.seed)
         return Progress(0, shared, plan.merges.init(shared))
 
 
 def train(
-    plan: Plan, federation: Federation, run: str, protocol: str, sites: Sequence[str], start: Progress
+    plan: Plan,
+    federation: Federation,
+    run: str,
+    protocol: str,
+    sites: Sequence[str],
+    start: Progress,
+    watch: Watch = nobody,
 ) -> Iterator[Round]:
     """Yield each round as it ends, so that the caller may log, checkpoint or stop.
 
     Args:
-        sites: the same in every call of one run, in the order in which updates are added.
+        sites: in the order in which updates are added; the same in every call of one run, but may grow between rounds.
+        watch: told what each site is doing.
 
     Raises:
         Refused: too few sites can still answer; the rounds yielded so far stand.
     """
-    now, calls = start, federation.calls()
+    now, calls = start, federation.calls(watch)
     away: dict[str, Away] = {}
     seconds: list[float] = []
     while now.number < plan.spec.rounds:
         began = calls.clock()
         chosen = plan.turns.choose(now.number, sites, away)
-        calls.send(RoundTask(plan, "train", run, now.number, protocol, chosen, now.shared))
-        away |= {site: Away(now.number, now.shared, began) for site in chosen}
-        came = _gather(plan, calls, len(chosen), away, now.number, seconds)
+        task = RoundTask(plan, "train", run, now.number, protocol, chosen, now.shared)
+        calls.send(task)
+        away |= {site: Away(task, began) for site in chosen}
+        came = _gather(plan, calls, len(chosen), away, now.number, seconds, watch)
         answers = sorted(came.answers, key=lambda answer: sites.index(answer.site))
         updates = [came.updates[answer.site] for answer in answers]
         with one_thread():
             step, state = plan.merges.apply(now.state, now.shared, updates)
-            now = Progress(now.number + 1, plan.built.finish(now.shared, step), state)
-        yield Round(now.number - 1, tuple(answers), now, calls.clock() - began, came.late, came.left_out)
+            before, now = now.shared, Progress(now.number + 1, plan.built.finish(now.shared, step), state)
+        spent = calls.clock() - began
+        yield Round(now.number - 1, tuple(answers), before, step, now, spent, came.late, came.left_out)
 
 
 class _Came(NamedTuple):
@@ -102,7 +113,9 @@ class _Came(NamedTuple):
     left_out: dict[str, str]
 
 
-def _gather(plan: Plan, calls: Calls, chosen: int, away: dict[str, Away], number: int, seconds: list[float]) -> _Came:
+def _gather(
+    plan: Plan, calls: Calls, chosen: int, away: dict[str, Away], number: int, seconds: list[float], watch: Watch
+) -> _Came:
     """Wait as long as the schedule says; who answers is taken out of `away`.
 
     Raises:
@@ -127,15 +140,19 @@ def _gather(plan: Plan, calls: Calls, chosen: int, away: dict[str, Away], number
             if isinstance(answer, SiteRefused):
                 first = first or answer
                 came.left_out[answer.site] = answer.code
+                watch(SiteState(answer.site, was.task.number, "refused", answer))
                 continue
             seconds.append(calls.clock() - was.since)
-            late = number - was.number
+            late = number - was.task.number
             try:
-                came.updates[answer.site] = _as_merged(plan, calls, answer, was.base, late)
+                came.updates[answer.site] = _as_merged(plan, calls, answer, was.task.shared, late)
             except Refused as refusal:
                 first = first or SiteRefused(answer.site, refusal)
                 came.left_out[answer.site] = refusal.code
+                watch(SiteState(answer.site, was.task.number, "refused", refusal))
+                calls.tell(answer.site, was.task, refusal)
                 continue
+            watch(SiteState(answer.site, was.task.number, "done"))
             came.answers.append(answer)
             if late:
                 came.late[answer.site] = late

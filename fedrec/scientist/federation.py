@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -70,8 +70,35 @@ class Answer:
     receipt: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class SiteState:
+    """What a site is doing in a round, for people who watch.
+
+    Args:
+        state: sending, queued, training, uploading, done or refused.
+        why: of refused: what the site said, or what the centre found wrong with its update.
+    """
+
+    site: str
+    number: int
+    state: str
+    why: Refused | None = None
+
+
+Watch = Callable[[SiteState], object]
+
+
+def nobody(state: SiteState) -> None:
+    """Watches nothing."""
+
+
 class Federation(Protocol):
     """Sites that answer tasks."""
+
+    @property
+    def simulated(self) -> bool:
+        """Whether all institutions are in this process, so that a run more costs nobody anything."""
+        ...
 
     @property
     def n_items(self) -> int:
@@ -82,12 +109,16 @@ class Federation(Protocol):
         """The members, in the order in which updates are added."""
         ...
 
-    def ready(self, plan: Plan) -> tuple[str, ...]:
-        """The members that may run this plan now."""
+    def ready(self, plan: Plan, among: Sequence[str] = ()) -> tuple[str, ...]:
+        """The members that may run this plan now; asks only those named in `among`, if any are."""
         ...
 
-    def calls(self) -> Calls:
-        """A line of its own to the sites, for one run."""
+    def calls(self, watch: Watch) -> Calls:
+        """A line of its own to the sites, for one run.
+
+        Args:
+            watch: told what each site is doing, in the thread that receives.
+        """
         ...
 
     def run(self, task: RoundTask) -> Sequence[Answer]:
@@ -117,6 +148,10 @@ class Calls(Protocol):
 
     def send(self, task: RoundTask) -> None:
         """Start the task at its sites."""
+        ...
+
+    def tell(self, site: str, task: RoundTask, refusal: Refused) -> None:
+        """Tell a site's owner that the centre left its update out, and why."""
         ...
 
     def receive(self, until: float | None) -> Sequence[Answer | SiteRefused]:

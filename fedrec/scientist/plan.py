@@ -8,15 +8,24 @@ import linecache
 import textwrap
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import fedrec
 from fedrec import aggregation, models
 from fedrec.aggregation import Aggregator, Buffered, Schedule, Stop, Synchronous, WeightedMean
+from fedrec.core.params import SharedParams
 from fedrec.errors import WrongInput
 from fedrec.exchange.plan import PlanText, Tensor, fingerprint
+from fedrec.exchange.wire import digest
 from fedrec.models import Model
 from fedrec.models.local import LocalEpochs
+
+
+class HasModel(Protocol):
+    """A run, as a plan that continues it needs it."""
+
+    @property
+    def shared(self) -> SharedParams: ...
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,10 @@ class Plan:
         publish: ask to install the model at the institutions.
         name: a-z, 0-9, _; part of the request's function name.
         use: one of the purposes that the sites allow, such as "research"; purpose says it in your own words.
+        sites: the institutions that are asked, by name; none is all.
+        start_from: a model to continue, such as a finished run, or the SHA-256 of one; its SHA-256 stands in the plan.
+        validate: models of one run that may be measured on the sites' validation rows, after its last round.
+        search: settings that the centre tries on the merged statistic, see `federation.search`.
         norms: largest L2 norm of an update's arrays, by name; the sites' guards hold you to it.
     """
 
@@ -60,6 +73,10 @@ class Plan:
     seed: int = 0
     use: str = ""
     norms: dict[str, float] | None = None
+    sites: tuple[str, ...] = ()
+    start_from: HasModel | SharedParams | str | None = None
+    validate: int = 0
+    search: dict[str, list[Any]] | None = None
 
     def __post_init__(self) -> None:
         if (self.model is None) == (self.code is None):
@@ -92,6 +109,10 @@ class Plan:
             seed=spec.seed,
             use=spec.use,
             norms={name: tensor.norm for name, tensor in spec.leaves.items() if tensor.norm is not None},
+            sites=spec.sites,
+            start_from=spec.start or None,
+            validate=spec.validate,
+            search=dict(spec.search) or None,
         )
 
     @cached_property
@@ -102,6 +123,18 @@ class Plan:
         assert self.code is not None
         text = without_docstrings(self.code) if isinstance(self.code, str) else source_of(self.code)
         return models.create("own", {"code": text, **(self.settings or {})})
+
+    @property
+    def beginning(self) -> SharedParams | None:
+        """The model that round 0 starts from, when the plan names one.
+
+        Raises:
+            WrongInput: only its SHA-256 is known here.
+        """
+        given = self.start_from
+        if isinstance(given, str):
+            raise WrongInput(f"the plan starts from the model {given[:12]}, which is not here: give it as start_from")
+        return given if given is None or isinstance(given, SharedParams) else given.shared
 
     @property
     def merges(self) -> Aggregator:
@@ -121,13 +154,15 @@ class Plan:
         if (kind != "adam" and self.local is not None) or (kind == "sum" and isinstance(self.schedule, Buffered)):
             name = self.built.name
             raise WrongInput(f"{name} releases no gradients: no local epochs, no asynchronous rounds")
-        if {"model-quality", "global-quality"} & set(self.spec.measures) and not set(self.train) <= {"p1", "p2"}:
+        measured = self.validate or {"model-quality", "global-quality"} & set(self.spec.measures)
+        if measured and not set(self.train) <= {"p1", "p2"}:
             raise WrongInput("validation rows are held out under p1 and p2 only: train on these, or do not use them")
 
     @cached_property
     def spec(self) -> PlanText:
         """The plan as data that has one text."""
         model, norms = self.built, self.norms or {}
+        begins = None if isinstance(self.start_from, str) else self.beginning
         leaves = {name: Tensor.parse(text) for name, text in model.leaves().items()}
         if unknown := set(norms) - set(leaves):
             raise WrongInput(f"norms: an update has no array {sorted(unknown)[0]}")
@@ -149,6 +184,10 @@ class Plan:
             seed=self.seed,
             fedrec=fedrec.__version__,
             use=self.use,
+            validate=self.validate,
+            sites=tuple(self.sites),
+            start=self.start_from if isinstance(self.start_from, str) else digest(begins.tensors) if begins else "",
+            search=self.search or {},
         )
 
     @cached_property

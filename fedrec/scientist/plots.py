@@ -23,26 +23,74 @@ class Picture(Figure):
         return data.getvalue()
 
 
-def rounds_figure(log: Sequence[Mapping[str, Any]], title: str, path: Path | None = None) -> Picture:
-    """Bytes up and down and seconds of each round."""
-    figure = Picture(figsize=SIZE, layout="constrained")
-    both: Any = figure.subplots(1, 2)
-    traffic, clock = both
+def rounds_figure(
+    log: Sequence[Mapping[str, Any]], title: str, path: Path | None = None, measured: Any = None
+) -> Picture:
+    """Four panels: convergence, what each institution says or reaches, what each weighs, and bytes with seconds.
+
+    Args:
+        log: the run's lines.
+        measured: `Run.evaluate`'s table, if there is one.
+    """
+    figure = Picture(figsize=(SIZE[0], 2 * SIZE[1]), layout="constrained")
+    panels: Any = figure.subplots(2, 2)
     numbers = [line["round"] + 1 for line in log]
+    _convergence(panels[0, 0], numbers, log)
+    _institutions(panels[0, 1], log, measured)
+    weights = panels[1, 0]
+    below = [0.0] * len(log)
+    for site in _sites(log):
+        share = [line["weights"].get(site, 0.0) / (sum(line["weights"].values()) or 1.0) for line in log]
+        weights.bar(numbers, share, 0.8, bottom=below, label=site)
+        below = [low + part for low, part in zip(below, share, strict=True)]
+    weights.set(xlabel="round", ylabel="share of the weight", title="weights", ylim=(0, 1.25))
+    weights.legend(frameon=False, fontsize="small", ncols=4, loc="upper left")
+    traffic = panels[1, 1]
     for shift, key, colour, label in (
         (-0.2, "bytes_up", BLUE, "institutions to centre"),
         (0.2, "bytes_down", GREY, "centre to institutions"),
     ):
         traffic.bar([n + shift for n in numbers], [line[key] / 1e6 for line in log], 0.4, color=colour, label=label)
-    traffic.set(xlabel="round", ylabel="MB, all sites")
+    spent = sum(line["seconds"] for line in log)
+    traffic.set(xlabel="round", ylabel="MB, all sites", title=f"bytes; {spent:.1f} s in all")
     traffic.margins(y=0.3)
-    clock.plot(numbers, [line["seconds"] for line in log], marker="o", color=BLUE)
-    clock.set(xlabel="round", ylabel="seconds")
-    clock.set_ylim(0, 1.2 * max((line["seconds"] for line in log), default=1.0))
-    for axes in (traffic, clock):
+    traffic.legend(frameon=False, loc="upper left", fontsize="small")
+    for axes in (panels[0, 0], weights, traffic):
         axes.xaxis.get_major_locator().set_params(integer=True)
-    traffic.legend(frameon=False, ncols=2, loc="upper left", fontsize="small")
     return _finished(figure, title, path)
+
+
+def _convergence(axes: Any, numbers: Sequence[int], log: Sequence[Mapping[str, Any]]) -> None:
+    axes.plot(numbers, [line["norm"] for line in log], marker="o", color=GREY)
+    axes.set(xlabel="round", ylabel="norm of the step", title="convergence")
+    if any("quality" in line for line in log):
+        right = axes.twinx()
+        right.plot(numbers, [line.get("quality", float("nan")) for line in log], marker="o", color=BLUE)
+        right.set_ylabel("validation NDCG@10", color=BLUE)
+
+
+def _institutions(axes: Any, log: Sequence[Mapping[str, Any]], measured: Any) -> None:
+    """Validation NDCG@10 by institution and round where sites release it; else the evaluation, if there was one."""
+    said = [line.get("measures", {}) for line in log]
+    names = {name for one in said for measures in one.values() for name in measures}
+    name = next((name for name in ("global-quality", "model-quality") if name in names), None)
+    if name is not None:
+        for site in _sites(log):
+            values = [one.get(site, {}).get(name, float("nan")) for one in said]
+            axes.plot([line["round"] + 1 for line in log], values, marker="o", label=site)
+        axes.set(xlabel="round", ylabel="NDCG@10", title=f"institutions: {name}")
+        axes.legend(frameon=False, fontsize="small")
+    elif measured is not None:
+        ours = measured[measured["scope"] == "federated"]
+        axes.bar(list(ours["institution"]), list(ours["ndcg@10"]), color=BLUE)
+        axes.set(ylabel="NDCG@10", title="institutions: evaluation")
+    else:
+        axes.set(title="institutions: not measured, see run.evaluate()", xticks=[], yticks=[])
+
+
+def _sites(log: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Everybody who was merged, in the order of their first round."""
+    return list(dict.fromkeys(site for line in log for site in line["sites"]))
 
 
 def scores_figure(table: Any, metric: str = "ndcg@10", title: str = "", path: Path | None = None) -> Picture:
@@ -67,7 +115,7 @@ def scores_figure(table: Any, metric: str = "ndcg@10", title: str = "", path: Pa
 
 def _finished(figure: Picture, title: str, path: Path | None) -> Picture:
     for axes in figure.axes:
-        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines["top"].set_visible(False)
     figure.suptitle(title, x=0.01, ha="left", fontsize="medium", fontweight="bold")
     if path is not None:
         figure.savefig(path, dpi=110)

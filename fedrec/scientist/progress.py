@@ -1,45 +1,100 @@
-"""Progress for people: a bar in the terminal or the notebook, tables that update in place."""
+"""Progress for people: a board in the terminal or the notebook, tables that update in place."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from html import escape
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape as escaped
+from rich.progress_bar import ProgressBar
+from rich.table import Table
 
 from fedrec.scientist.driver import Round
+from fedrec.scientist.federation import SiteState
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Advance = Callable[[Round, int], None]
+WAITING = "waiting for approval"
+
+
+class Board:
+    """What a run and each of its sites are doing, as lines of text; it draws nothing itself."""
+
+    def __init__(self, title: str, rounds: int, sites: Sequence[str] = ()) -> None:
+        self._title, self.rounds, self.done, self._note = title, rounds, 0, ""
+        self._began = time.monotonic()
+        self._now = dict.fromkeys(sites, WAITING)
+        self._since: dict[str, float] = {}
+        self._last: dict[str, float] = {}  # seconds of a site's training, from which its share is reckoned
+
+    def taking_part(self, sites: Sequence[str]) -> None:
+        """These sites have approved."""
+        self._now |= {site: "approved" for site in sites if self._now.get(site) == WAITING}
+
+    def watch(self, state: SiteState) -> None:
+        """A site begins to do something else."""
+        now = time.monotonic()
+        if self._now.get(state.site) == "training" and state.state in ("uploading", "done"):
+            self._last[state.site] = now - self._since[state.site]
+        why = "" if state.why is None else f": {state.why.code}, {state.why.reason}"
+        if self._now.get(state.site) != state.state:
+            self._now[state.site], self._since[state.site] = state.state + why, now
+
+    def advance(self, done: Round, total: int) -> None:
+        """A round is committed."""
+        self.done, self.rounds, self._note = done.number + 1, total, _note(done)
+
+    @property
+    def head(self) -> str:
+        """The run: how far, how long, and what the last round was."""
+        last = f", the last: {self._note}" if self._note else ""
+        spent = time.monotonic() - self._began
+        return f"{self._title}: {self.done} of {self.rounds} rounds in {spent:.1f} s{last}"
+
+    def sites(self) -> Iterator[tuple[str, str]]:
+        """Each site and its state; the share of training that is done is reckoned from the site's last round."""
+        for site, state in self._now.items():
+            usual = self._last.get(site)
+            if state == "training" and usual:
+                share = min(0.99, (time.monotonic() - self._since[site]) / usual)
+                yield site, f"training, about {share:.0%}"
+            else:
+                yield site, state
+
+    def __rich__(self) -> Group:
+        table = Table.grid(padding=(0, 2))
+        for site, state in self.sites():
+            table.add_row("", escaped(site), escaped(state))
+        return Group(ProgressBar(total=self.rounds, completed=self.done, width=40), escaped(self.head), table)
+
+    def _repr_html_(self) -> str:
+        rows = "".join(f"<tr><td>{escape(site)}</td><td>{escape(state)}</td></tr>" for site, state in self.sites())
+        return (
+            f'<progress value="{self.done}" max="{self.rounds}" style="width: 16em"></progress> '
+            f"{escape(self.head)}<table>{rows}</table>"
+        )
 
 
 @contextmanager
-def bar(title: str, rounds: int) -> Iterator[Advance]:
-    """A progress bar over a run's rounds, on stderr or in the notebook; gives the function to call after each."""
+def live(title: str, rounds: int, sites: Sequence[str] = ()) -> Iterator[Board]:
+    """A board that is drawn anew whenever something changes, on stderr or in the notebook.
+
+    Args:
+        sites: all that the plan asked, also those whose owners have not approved it yet.
+    """
     if in_notebook():
-        yield _notebook_bar(title, rounds)
+        yield _in_notebook(title, rounds, sites)
         return
-    columns = [
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[note]}"),
-    ]
-    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
-        task = shown.add_task(title, total=rounds, note="")
-
-        def advance(done: Round, total: int) -> None:  # noqa: ARG001
-            shown.update(task, completed=done.number + 1, note=_note(done))
-
-        yield advance
+    board = Board(title, rounds, sites)
+    with Live(board, console=Console(stderr=True), transient=True):
+        yield board
 
 
 def in_notebook() -> bool:
@@ -58,24 +113,22 @@ def show_table(table: pd.DataFrame) -> None:
     Console(stderr=True).print(table.to_string(index=False))
 
 
-def _notebook_bar(title: str, rounds: int) -> Advance:
-    """Plain HTML that is replaced after each round: it needs no widget and is still there in a saved notebook."""
-    from IPython.display import HTML, display
+def _in_notebook(title: str, rounds: int, sites: Sequence[str]) -> Board:
+    """Plain HTML that is replaced: it needs no widget, and the end is still there in a saved notebook."""
+    from IPython.display import display
 
-    began = time.monotonic()
+    class Shown(Board):
+        def watch(self, state: SiteState) -> None:
+            super().watch(state)
+            handle.update(self)
 
-    def drawn(done: int, note: str) -> HTML:
-        return HTML(
-            f'<progress value="{done}" max="{rounds}" style="width: 16em; vertical-align: middle"></progress> '
-            f"{escape(title)}: {done} of {rounds} rounds{escape(note)}"
-        )
+        def advance(self, done: Round, total: int) -> None:
+            super().advance(done, total)
+            handle.update(self)
 
-    handle = display(drawn(0, ""), display_id=True)
-
-    def advance(done: Round, total: int) -> None:  # noqa: ARG001
-        handle.update(drawn(done.number + 1, f" in {time.monotonic() - began:.1f} s, the last: {_note(done)}"))
-
-    return advance
+    board = Shown(title, rounds, sites)
+    handle = display(board, display_id=True)
+    return board
 
 
 def _note(done: Round) -> str:

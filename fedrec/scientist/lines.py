@@ -1,0 +1,82 @@
+"""What a run's folder says about each round, and about the model at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from fedrec.aggregation.merge import norm
+from fedrec.core.metrics import Sums
+from fedrec.core.params import SharedParams, moved
+from fedrec.exchange.wire import digest
+from fedrec.scientist.driver import Round
+from fedrec.scientist.federation import Answer
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def line_of(run: str, before: SharedParams, done: Round) -> dict[str, Any]:
+    """A round's line in rounds.jsonl."""
+    line: dict[str, Any] = {
+        "run": run,
+        "round": done.number,
+        "sites": list(done.sites),
+        "bytes_up": sum(a.bytes_up for a in done.answers),
+        "bytes_down": sum(a.bytes_down for a in done.answers),
+        "seconds": round(done.seconds, 4),
+        "weights": {a.site: a.update.weight for a in done.answers if a.update},
+        "norm": _change(before, done.after.shared),
+        "updates": {a.site: a.receipt.get("sha256", "") for a in done.answers},
+        "model": digest(done.after.shared.tensors),
+    }
+    measures = {a.site: dict(a.update.measures) for a in done.answers if a.update and a.update.measures}
+    kept = (("late", done.late), ("left_out", done.left_out), ("measures", measures))
+    line |= {key: dict(value) for key, value in kept if value}
+    if (quality := _quality(done)) is not None:
+        line["quality"] = quality
+    return line
+
+
+def score_table(answers: Sequence[Answer]) -> pd.DataFrame:
+    """One row per scope and institution, "all" being the mean over users, with their number in `users`."""
+    import pandas as pd
+
+    rows = []
+    for scope in answers[0].numbers:
+        sums = {answer.site: Sums.from_dict(answer.numbers[scope]) for answer in answers}
+        total = sum(sums.values(), start=Sums())
+        for site, part in (*sums.items(), ("all", total)):
+            rows.append({"scope": scope, "institution": site, **part.means(), "users": part.users})
+    return pd.DataFrame(rows)
+
+
+def card_of(run: str, protocol: str, plan_text: str, fingerprint: str, model: str, log: list[dict[str, Any]]) -> str:
+    """The model card, in Markdown."""
+    last: Mapping[str, Any] = log[-1] if log else {}
+    facts = [
+        f"plan: {fingerprint}",
+        f"model: {model}",
+        f"rows: {protocol}",
+        f"rounds: {len(log)}",
+        f"institutions: {', '.join(last.get('sites', []))}",
+    ]
+    listed = "\n".join(f"- {fact}" for fact in facts)
+    return f"# {run}\n\n{listed}\n\n## Plan\n\n```toml\n{plan_text.strip()}\n```\n"
+
+
+def _change(before: SharedParams, after: SharedParams) -> float:
+    """The L2 norm of what a round moved; of the whole model where a statistic has become one of other arrays."""
+    shapes = [{name: array.shape for name, array in model.tensors.items()} for model in (before, after)]
+    return norm(moved(after, before, descends=False) if shapes[0] == shapes[1] else after)
+
+
+def _quality(done: Round) -> float | None:
+    """Validation NDCG@10 of the model that the round started from, mean over the sites by their users."""
+    said = [
+        (a.update.users, a.update.measures["global-quality"])
+        for a in done.answers
+        if a.update and "global-quality" in a.update.measures
+    ]
+    users = sum(count for count, _ in said)
+    return sum(count * value for count, value in said) / users if users else None

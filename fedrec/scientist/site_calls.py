@@ -1,0 +1,63 @@
+"""Tasks under way at datasites: sent and received apart, a thread each."""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from fedrec.errors import Refused
+from fedrec.exchange.wire import encode, sha256
+from fedrec.scientist.federation import Answer, RoundTask, SiteRefused, SiteState, Watch
+
+if TYPE_CHECKING:
+    from fedrec.scientist.datasites import Carried, Datasites
+
+
+class SiteCalls:
+    """Tasks under way at datasites, a thread each; answers to a run that ended are lost with it."""
+
+    def __init__(self, federation: Datasites, watch: Watch) -> None:
+        self._federation, self._watch = federation, watch
+        self._came = queue.SimpleQueue[Answer | SiteState | BaseException]()
+
+    @property
+    def n_items(self) -> int:
+        return self._federation.n_items
+
+    def clock(self) -> float:
+        return time.monotonic()
+
+    def send(self, task: RoundTask) -> None:
+        data = encode(task.shared.tensors)
+        message = task.message(sha256(data))
+        carried = self._federation.carried(task.run)
+        for site in task.sites:
+            self._watch(SiteState(site, task.number, "sending"))
+            self._federation._pool.submit(self._one, site, task, message, data, carried)
+
+    def tell(self, site: str, task: RoundTask, refusal: Refused) -> None:
+        self._federation._pool.submit(self._federation._tell, site, task, refusal.code)
+
+    def receive(self, until: float | None) -> Sequence[Answer | SiteRefused]:
+        while True:
+            try:
+                answer = self._came.get(timeout=None if until is None else max(0.0, until - self.clock()))
+            except queue.Empty:
+                return []
+            if not isinstance(answer, SiteState):
+                break
+            self._watch(answer)
+        if isinstance(answer, BaseException) and not isinstance(answer, SiteRefused):
+            raise answer
+        return [answer]
+
+    def _one(self, site: str, task: RoundTask, message: dict[str, Any], data: bytes, carried: Carried) -> None:
+        def say(state: str) -> None:
+            self._came.put(SiteState(site, task.number, state))
+
+        try:
+            self._came.put(self._federation._one(site, task, message, data, carried, say))
+        except BaseException as error:  # told in the thread that waits
+            self._came.put(error)
