@@ -143,7 +143,8 @@ class Calls:
         try:
             said = json.loads(body)
             plan, run, number, code = said["plan"], said["run"], said["round"], said["code"]
-            if not (type(number) is int and _CODE.fullmatch(code)):
+            texts = type(plan) is type(run) is str
+            if not (texts and type(number) is int and _CODE.fullmatch(code)):
                 raise ValueError
         except (ValueError, KeyError, TypeError, RecursionError):
             raise Refused("task.form", "this names no update that was left out", "Check fedrec's version") from None

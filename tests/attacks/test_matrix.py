@@ -93,6 +93,7 @@ WAYS = [
     Way("run", f"GET /fedrec/v1/blobs/{NAME}", "permit.missing"),
     Way("run", f"GET /fedrec/v1/jobs/{JOB}?wait=0", "permit.missing"),
     Way("run", "PUT /fedrec/v1/checkpoints", "audit.form"),
+    Way("run", "PUT /fedrec/v1/refusals", "task.form"),
     Way("run", "GET /fedrec/v1/requests"),
     Way("run", "GET /fedrec/v1/environment"),
     Way("decide", "request.apply", "permit.missing", uid),
