@@ -8,7 +8,6 @@ Stage 1 of the gate is this table: a route that is not here does not exist (PySy
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import re
 import sqlite3
@@ -36,6 +35,7 @@ from fedrec.institution.decisions import Decisions
 from fedrec.institution.gate import OWN, Gate, Nonces
 from fedrec.institution.jobs import Jobs
 from fedrec.institution.ledger import Account
+from fedrec.institution.left_out import left_out
 from fedrec.institution.noted import Noted
 from fedrec.institution.pysyft import SyftServer
 from fedrec.institution.review import summary
@@ -44,7 +44,6 @@ from fedrec.institution.trouble import refusal_of
 from fedrec.institution.walls import environment
 from fedrec.institution.witness import MAX_BODY, Witness
 
-_CODE = re.compile(r"[a-z0-9]{1,20}\.[a-z0-9]{1,20}")
 _HEX64 = re.compile(r"[0-9a-f]{64}")
 MAX_WAIT_S = 25.0
 LINGER = 16 * 10**6  # bytes of a refused body that are let run out
@@ -125,37 +124,14 @@ class Calls:
             return self._refuse(request, refusal)
 
     async def refusals(self, request: Request) -> Response:
-        """The centre left an update of this site out of its round: an event, so that the owner knows."""
+        """The centre left an update of this site out of a round, and says so to its owner."""
         try:
             body = await body_of(request, 1000)
             self._signed(request, hashlib.sha256(body).hexdigest())
-            await run_in_threadpool(self._note_refusal, request.state.account, body)
+            await run_in_threadpool(left_out, self._site, request.state.account, body)
+            return JSONResponse({"noted": True})
         except Refused as refusal:
             return self._refuse(request, refusal)
-        return JSONResponse({"noted": True})
-
-    def _note_refusal(self, by: Account, body: bytes) -> None:
-        """Note it as the scientist's word: he says so, of a round that this site has trained for him.
-
-        Raises:
-            Refused: `task.form`, or `job.missing` for a round that was not trained.
-        """
-        try:
-            said = json.loads(body)
-            plan, run, number, code = said["plan"], said["run"], said["round"], said["code"]
-            texts = type(plan) is type(run) is str
-            if not (texts and type(number) is int and _CODE.fullmatch(code)):
-                raise ValueError
-        except (ValueError, KeyError, TypeError, RecursionError):
-            raise Refused("task.form", "this names no update that was left out", "Check fedrec's version") from None
-        row = self._site.ledger.request_of(by.key, plan)
-        jobs = self._site.ledger.jobs_of(row.id, run) if row else []
-        if row is None or not any((job.task.kind, job.task.round) == ("train", number) for job in jobs):
-            raise Refused("job.missing", "there is no such round of this account", "Name one that was trained here")
-        detail = {"reason": code}
-        event = self._site.audit.event
-        event(by.email, by.role, "left-out", plan, outcome="done", request=row.id, run=run, round=number, detail=detail)
-        _log.warning("the centre left out the update of round %d of %s: %s", number, run, code)
 
     async def environment(self, request: Request) -> Response:
         """Python and packages of the jail, so that a scientist can rehearse with the same."""

@@ -41,7 +41,7 @@ def test_a_refused_update_is_an_act_in_the_log_and_a_warning_to_the_owner(traine
     assert events(site, "left-out") == ["intent", "done"]
     noted = [event for event in audit.read(site.audit.path) if event["act"] == "left-out"][-1]
     assert (noted["actor"], noted["run"], noted["round"]) == ("ada@x.org", run, 0)
-    assert noted["detail"] == {"reason": "update.norm"}
+    assert noted["detail"] == {"code": "update.norm"}
     assert f"left out the update of round 0 of {run}: update.norm" in caplog.text
 
 

@@ -96,7 +96,7 @@ def test_an_update_that_the_centre_refuses_is_in_the_owners_log(federation, owne
     assert [line["left_out"] for line in run.log] == [{"delphi": "update.weight"}] * 2
     site = sites.all["delphi"]
     noted = [one for one in events(site, act="left-out", run=run.id) if one["outcome"] == "done"]
-    assert {(one["actor"], one["round"], one["detail"]["reason"]) for one in noted} == {
+    assert {(one["actor"], one["round"], one["detail"]["code"]) for one in noted} == {
         (SCIENTIST, number, "update.weight") for number in (0, 1)
     }
     assert not events(sites.all["aurora"], act="left-out", run=run.id)
