@@ -128,8 +128,7 @@ class Calls:
         try:
             body = await body_of(request, 1000)
             self._signed(request, hashlib.sha256(body).hexdigest())
-            await run_in_threadpool(left_out, self._site, request.state.account, body)
-            return JSONResponse({"noted": True})
+            return JSONResponse(await run_in_threadpool(left_out, self._site, request.state.account, body))
         except Refused as refusal:
             return self._refuse(request, refusal)
 

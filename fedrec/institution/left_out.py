@@ -15,7 +15,7 @@ _CODE = re.compile(r"[a-z0-9]{1,20}\.[a-z0-9]{1,20}")
 _log = logging.getLogger("fedrec.site")
 
 
-def left_out(site: Site, by: Account, body: bytes) -> None:
+def left_out(site: Site, by: Account, body: bytes) -> dict[str, bool]:
     """Note it in the audit log and warn the owner.
 
     Args:
@@ -38,3 +38,4 @@ def left_out(site: Site, by: Account, body: bytes) -> None:
     ids: dict[str, Any] = {"request": row.id, "run": run, "round": number}
     site.audit.event(by.email, by.role, "left-out", plan, outcome="done", detail={"code": code}, **ids)
     _log.warning("the centre left out the update of round %d of %s: %s", number, run, code)
+    return {"noted": True}
