@@ -101,6 +101,37 @@ def export(place: Path, form: Any, out: Path, target: str | None, **given: str) 
 
 
 @audit.command()
+@click.argument("url", metavar="URL")
+@click.argument("file", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--ca", metavar="FILE", type=click.Path(exists=True, path_type=Path), help="The CA of the site's proxy.")
+@json_option
+def fetch(url: str, file: Path, ca: Path | None, target: str | None) -> None:
+    """Copy the log of the site at URL into FILE, as FEDREC_USER over the network, and verify the copy.
+
+    A FILE that is there goes on where it ends: if the site's log is not the one that was copied before, the chain
+    breaks there and the exit code is 3.
+    """
+    from fedrec.cli.requests import account, login
+    from fedrec.exchange.wire import canonical
+    from fedrec.institution.audit import read
+    from fedrec.institution.audit import verify as check
+
+    last = -1
+    for event in read(file) if file.exists() else ():
+        last = event["seq"]
+    site = login(url, url, *account(), ca)
+    try:
+        with file.open("ab") as copy:
+            for event in site.events(last):
+                copy.write(canonical(event) + b"\n")
+    except OSError as error:
+        raise WrongInput(f"{file}: cannot be written ({error.strerror})") from None
+    verdict = check(file)
+    emit({"file": str(file), **verdict.as_dict()}, target, text=f"{file}: {verdict.sentence()}")
+    sys.exit(0 if verdict.verdict == "ok" else 3)
+
+
+@audit.command()
 @log_argument
 @click.option("--from", "since", required=True, metavar="TIME", help="From this ISO time or date on, in UTC.")
 @click.option("--to", "until", required=True, metavar="TIME", help="Before this ISO time, or up to this date's end.")
