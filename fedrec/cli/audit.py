@@ -26,7 +26,7 @@ def audit() -> None:
     """Read and verify a site's audit log, with or without the site."""
 
 
-for one in (audit_run.pack, audit_run.timeline, audit_run.replay, audit_run.reconcile):
+for one in (audit_run.pack, audit_run.timeline, audit_run.replay, audit_run.reconcile, audit_run.redact):
     audit.add_command(one)
 
 

@@ -28,6 +28,7 @@ from fedrec.institution.left_open import states
 from fedrec.institution.mock import make_mock
 from fedrec.institution.published import Published
 from fedrec.institution.site import Keys, Site
+from fedrec.institution.texts import redact
 
 SEND_BUFFER = 64 * 1024  # bytes of an answer that the kernel holds; Linux takes it twice
 _log = logging.getLogger("fedrec.site")
@@ -255,6 +256,8 @@ class _Commands:
             case {"op": "audit.export", "form": str(form)}:
                 with site.audit.act("site", "operator", "export", "log", detail={"form": form[:16]}):
                     return {"form": form}
+            case {"op": "audit.redact", "names": [*names]}:
+                return {"erased": redact(site.audit, names)}
             case {"op": "models.use", "version": str(version)}:
                 return self._model("models.use", lambda models: models.use(version))
             case {"op": "models.rollback"}:

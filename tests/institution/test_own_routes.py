@@ -89,10 +89,9 @@ def test_the_reason_of_a_pause_is_signed_and_short(application, site):
 @pytest.mark.parametrize("who", ["owner", "reviewer", "auditor"])
 def test_owner_reviewer_and_auditor_read_the_log_as_it_is_on_disk(who, say, site):
     approved(site, recipe("popularity"))
-    before = site.audit.path.read_bytes()
+    before = list(audit.read(site.audit.path))
     answer = page(say, who)
-    lines = b"".join(canonical(event) + b"\n" for event in answer["events"])
-    assert lines.startswith(before)
+    assert answer["events"][: len(before)] == before
     assert answer["next"] is None
     *_, intent, outcome = audit.read(site.audit.path)  # reading is an act as well
     assert (intent["actor"], intent["act"], intent["outcome"]) == (f"{who}@x.org", "read", "intent")

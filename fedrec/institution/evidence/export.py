@@ -56,15 +56,25 @@ def announced(folder: Path, form: str) -> Iterator[None]:
     Raises:
         Refused: `audit.write`; nothing is exported then.
     """
-    with alone(folder / "state") as free:
-        if not free:
+    with own_log(folder) as log:
+        if log is None:
             control(folder, {"op": "audit.export", "form": form})
             yield
+            return
+        with log.act("site", "operator", "export", "log", detail={"form": form}):
+            yield
+
+
+@contextmanager
+def own_log(folder: Path) -> Iterator[AuditLog | None]:
+    """The log of a site that does not run, to be added to; None while it runs, since it alone may write then."""
+    with alone(folder / "state") as free:
+        if not free:
+            yield None
             return
         name = SiteConfig.load(folder / "site.toml").name
         log = AuditLog(folder / "state" / "audit", Keys.load_or_make(folder / "state").signer(name))
         try:
-            with log.act("site", "operator", "export", "log", detail={"form": form}):
-                yield
+            yield log
         finally:
             log.close()
