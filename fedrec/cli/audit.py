@@ -79,12 +79,17 @@ def log(place: Path, follow: bool, target: str | None, **given: str) -> None:
 @log_argument
 @filters
 @click.option(
-    "--format", "form", type=click.Choice(["csv", "jsonl"]), default="csv", show_default=True, help="As what."
+    "--format",
+    "form",
+    type=click.Choice(["csv", "jsonl", "cef", "ocsf"]),
+    default="csv",
+    show_default=True,
+    help="As what: for a spreadsheet, as the log, or for a security tool.",
 )
 @click.option("--out", required=True, metavar="FILE", type=click.Path(path_type=Path), help="The file to write.")
 @json_option
 def export(place: Path, form: Any, out: Path, target: str | None, **given: str) -> None:
-    """Write events into a file as CSV or JSON lines; exporting a site's own log is an event in it."""
+    """Write events into a file as CSV, JSON lines, CEF or OCSF; exporting a site's own log is an event in it."""
     from fedrec.institution.evidence import export as exports
     from fedrec.institution.evidence.find import events_of
 

@@ -1,4 +1,4 @@
-"""A log as CSV or JSON lines, for a spreadsheet or another system; an export of a site's own log is an event in it."""
+"""A log as CSV, JSON lines, CEF or OCSF, for another program; an export of a site's own log is an event in it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any, Literal, TextIO
 from fedrec.config import SiteConfig
 from fedrec.exchange.wire import canonical
 from fedrec.institution.audit import AuditLog
+from fedrec.institution.evidence import siem
 from fedrec.institution.evidence.find import Event
 from fedrec.institution.head import alone
 from fedrec.institution.serve import control
@@ -20,13 +21,14 @@ from fedrec.institution.site import Keys
 COLUMNS = tuple("seq at actor role purpose act object outcome of request permit run round detail hash".split())
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # what a spreadsheet may take for a formula when a cell begins with it
 
-Form = Literal["csv", "jsonl"]
+Form = Literal["csv", "jsonl", "cef", "ocsf"]
+_LINES = {"jsonl": lambda event: canonical(event).decode(), "cef": siem.cef, "ocsf": siem.ocsf}
 
 
 def write(events: Iterable[Event], form: Form, file: TextIO) -> int:
     """Write the events and return their number.
 
-    A CSV cell that a spreadsheet would compute gets a quote in front; JSON lines are the log's own, byte for byte.
+    A CSV cell that a spreadsheet would compute gets a quote in front; JSON lines are the log's own, with their texts.
     """
     count = 0
     table = csv.writer(file, lineterminator="\n") if form == "csv" else None
@@ -36,7 +38,7 @@ def write(events: Iterable[Event], form: Form, file: TextIO) -> int:
         if table is not None:
             table.writerow([cell(event.get(name)) for name in COLUMNS])
         else:
-            file.write(canonical(event).decode() + "\n")
+            file.write(_LINES[form](event) + "\n")
         count += 1
     return count
 
