@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from audit_logs import OTHER, PERSON, kept, opened, write
-from small_site import OWNER, SCIENTIST
+from small_site import OWNER, SCIENTIST, make_site
 from told import RUN, tell
 
+from fedrec.cli.main import main
 from fedrec.errors import Refused, WrongInput
 from fedrec.institution import verify as verifier
 from fedrec.institution.audit import Verdict, read, verify
@@ -22,7 +27,9 @@ from fedrec.institution.evidence.find import Wanted
 from fedrec.institution.evidence.pack import pack
 from fedrec.institution.evidence.reconcile import database, reconcile
 from fedrec.institution.evidence.redaction import redact
+from fedrec.institution.head import alone
 from fedrec.institution.ledger import Ledger
+from fedrec.institution.serve import _Commands
 from fedrec.institution.texts import Texts, erased
 from fedrec.institution.texts import redact as erase
 
@@ -208,13 +215,11 @@ def test_the_story_of_a_site_survives_the_erasure_of_its_scientist(story, tmp_pa
     with unpack_closing(new) as opened_pack:
         assert SCIENTIST.email not in {event["actor"] for event in opened_pack.events(told=True)}
         assert not any(SCIENTIST.email.encode() in opened_pack.read(one) for one in opened_pack.names if "log/" in one)
-    with database(story / "state" / "ledger.sqlite") as db:  # what the command says that it does not reach
+    with closing(database(story / "state" / "ledger.sqlite")) as db:  # what the command says that it does not reach
         assert db.execute("SELECT COUNT(*) FROM accounts WHERE email=?", (SCIENTIST.email,)).fetchone() == (1,)
 
 
-def unpack_closing(path: Path):
-    from contextlib import closing
-
+def unpack_closing(path: Path) -> closing[unpack.Pack]:
     return closing(unpack.Pack(io.BytesIO(path.read_bytes())))
 
 
@@ -225,3 +230,57 @@ def test_another_institution_s_copy_is_its_own(tmp_path):
     erase(site, site.texts.holding(PERSON[0]))
     site.close()
     assert (both(first.parent).absent, both(second.parent).absent) == (1, 0)
+
+
+def test_a_running_site_erases_by_itself_and_goes_on(tmp_path):
+    """Its memory of the text goes too: who acts afterwards has a new name in the log."""
+    site = make_site(tmp_path)
+    site.audit.event(*PERSON, "stop", "x", outcome="done")
+    ready, ended = threading.Event(), threading.Event()
+
+    async def serve() -> None:
+        commands = _Commands(site, None, {})
+        server = await asyncio.start_unix_server(commands.answer, site.state / "control.sock")
+        ready.set()
+        await asyncio.to_thread(ended.wait)
+        server.close()
+
+    running = threading.Thread(target=asyncio.run, args=(serve(),))
+    with alone(site.state) as free:
+        assert free
+        running.start()
+        ready.wait()
+        try:
+            (name,) = redact(site.folder, PERSON[0])
+            with pytest.raises(WrongInput, match="keeps no such text"):
+                redact(site.folder, PERSON[0])
+        finally:
+            ended.set()
+            running.join()
+    assert not holds(site.state / "audit", PERSON[0])
+    site.audit.event(*PERSON, "stop", "x", outcome="done")
+    assert [event["actor"] for event in read(site.audit.folder, "stop")] == [f"~{name}", PERSON[0]]
+    assert both(site.audit.folder).absent == 1
+    site.close()
+
+
+def test_the_command_erases_once_and_says_what_it_does_not_reach(story, capsys):
+    before = signal.getsignal(signal.SIGTERM)
+    codes = []
+    for words in ([], ["--actor", "x@y.org", "--event", "3"], ["--actor", "x@y.org"], ["--event", "99999"]):
+        with pytest.raises(SystemExit) as ended:
+            main(["audit", "redact", str(story), *words])
+        codes.append(ended.value.code)
+    assert codes == [2] * 4
+    with export.own_log(story) as log:
+        assert log is not None
+        log.event("gone@lab.example", "scientist", "stop", "x", outcome="done")
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main(["audit", "redact", str(story), "--actor", "gone@lab.example"])
+    out = capsys.readouterr().out
+    assert ended.value.code in (None, 0)
+    assert out.startswith("1 texts erased")
+    assert "PySyft's store" in out
+    assert not holds(story / "state" / "audit", "gone@lab.example")
+    signal.signal(signal.SIGTERM, before)
