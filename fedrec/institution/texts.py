@@ -7,6 +7,7 @@ was. The same text has one file, so a person stays one person in the log after t
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -47,6 +48,8 @@ class Texts:
                 body[key] = self._named(key, body[key].encode("utf-8", "replace").decode())  # no lone surrogates
             body["detail"] = {key: self._named(key, value) for key, value in body["detail"].items()}
         except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                raise  # nothing is wrong with the log; what is, the site says
             raise Refused(
                 "audit.write", f"a text of the audit log cannot be written ({error.strerror})", "Tell the data owner"
             ) from None
