@@ -1,4 +1,4 @@
-"""The audit log's figures: `python benchmarks/audit.py [--events N] [--mutations N] [--json FILE]`.
+"""The audit log's figures: `python benchmarks/audit.py [--events N] [--mutations N] [--large MB] [--json FILE]`.
 
 How fast verify.py reads on one core and how much memory it needs, what an event costs on the call path, alone and with
 others at the same time, what a round's exchange of checkpoints costs a site, and how many mutated logs are detected.
@@ -24,30 +24,45 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tests" / "institution"), str(ROOT / "tests" / "attacks")]
 
 VERIFY = """
-import json, resource, sys, time
+import json, sys, time
 sys.path.insert(0, sys.argv[2])
 import verify
 from pathlib import Path
-base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def memory():  # the most so far, in kB; ru_maxrss would count the process that started this one
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+base = memory()
 began = time.process_time()
 found = verify.verify(Path(sys.argv[1]))
 seconds = time.process_time() - began
-print(json.dumps([found, seconds, base, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]))
+print(json.dumps([found, seconds, base, memory()]))
 """
 
 
-def reading(folder: Path, count: int) -> dict[str, Any]:
-    """Events per second of processor time and the memory that a log needs, by its length."""
+def reading(folder: Path, count: int, bytes_: int = 0) -> dict[str, Any]:
+    """Events per second of processor time and the memory that a log needs, by its length.
+
+    Args:
+        bytes_: go on past `count` events until the log has so many bytes.
+    """
     from audit_logs import PERSON, opened
 
     log = opened(folder)
     ids = {"role": "scientist", "purpose": "research", "act": "train", "object": "ab" * 32, "request": "ab" * 16}
-    body = {"actor": PERSON[0], **ids, "permit": "cd" * 8, "run": "my_factors-p1-ab12cd34", "round": 3, "of": None}
+    body = {
+        "actor": PERSON[0],
+        **ids,
+        "detail": {},
+        "permit": "cd" * 8,
+        "run": "my_factors-p1-ab12cd34",
+        "round": 3,
+        "of": None,
+    }
     facts = {"sha256": "ef" * 32, "bytes": 123456, "guard": "passed", "jail_level": 2, "pid": 4711, "uid": 65534}
-    pair = [{**body, "outcome": "intent", "detail": {}}, {**body, "outcome": "done", "detail": facts}]
+    body = log.texts.apart(body)
+    pair = [{**body, "outcome": "intent"}, {**body, "outcome": "done", "detail": facts}]
     marks = {}
-    for size in (count // 10, count):
-        while log.checkpoint()["size"] < size:
+    for size, length in ((count // 10, 0), (count, bytes_)):
+        while log.checkpoint()["size"] < size or sum(one.stat().st_size for one in folder.glob("*.jsonl")) < length:
             log._put(pair * 5000)  # one group, as if ten thousand had come at once
         given = [sys.executable, "-I", "-S", "-c", VERIFY, str(folder), str(ROOT / "fedrec" / "institution")]
         run = subprocess.run(given, capture_output=True, text=True, check=True)
@@ -127,15 +142,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--events", type=int, default=500_000)
     parser.add_argument("--mutations", type=int, default=10_000)
+    parser.add_argument("--large", type=int, default=0, metavar="MB", help="only read a log of so many megabytes")
     parser.add_argument("--json", default="-")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        report = {
-            "reading": reading(Path(folder) / "long", given.events),
-            "writing": writing(Path(folder), 1000),
-            "mutations": mutating(Path(folder) / "mutated", given.mutations) if given.mutations else None,
-            "memory_mb_of_this_process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-        }
+        report = (
+            {"reading": reading(Path(folder), 10_000, given.large * 10**6)}
+            if given.large
+            else {
+                "reading": reading(Path(folder) / "long", given.events),
+                "writing": writing(Path(folder), 1000),
+                "mutations": mutating(Path(folder) / "mutated", given.mutations) if given.mutations else None,
+                "memory_mb_of_this_process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+            }
+        )
     text = json.dumps(report, indent=1)
     print(text) if given.json == "-" else Path(given.json).write_text(text + "\n")
 

@@ -26,7 +26,7 @@ def audit() -> None:
     """Read and verify a site's audit log, with or without the site."""
 
 
-for one in (audit_run.pack, audit_run.timeline, audit_run.replay, audit_run.reconcile):
+for one in (audit_run.pack, audit_run.timeline, audit_run.replay, audit_run.reconcile, audit_run.redact):
     audit.add_command(one)
 
 
@@ -79,12 +79,17 @@ def log(place: Path, follow: bool, target: str | None, **given: str) -> None:
 @log_argument
 @filters
 @click.option(
-    "--format", "form", type=click.Choice(["csv", "jsonl"]), default="csv", show_default=True, help="As what."
+    "--format",
+    "form",
+    type=click.Choice(["csv", "jsonl", "cef", "ocsf"]),
+    default="csv",
+    show_default=True,
+    help="As what: for a spreadsheet, as the log, or for a security tool.",
 )
 @click.option("--out", required=True, metavar="FILE", type=click.Path(path_type=Path), help="The file to write.")
 @json_option
 def export(place: Path, form: Any, out: Path, target: str | None, **given: str) -> None:
-    """Write events into a file as CSV or JSON lines; exporting a site's own log is an event in it."""
+    """Write events into a file as CSV, JSON lines, CEF or OCSF; exporting a site's own log is an event in it."""
     from fedrec.institution.evidence import export as exports
     from fedrec.institution.evidence.find import events_of
     from fedrec.institution.local import local_act
@@ -98,6 +103,39 @@ def export(place: Path, form: Any, out: Path, target: str | None, **given: str) 
         except OSError as error:
             raise WrongInput(f"{out}: cannot be written ({error.strerror})") from None
     emit({"file": str(out), "format": form, "events": count}, target, text=f"{out}: {count} events")
+
+
+@audit.command()
+@click.argument("url", metavar="URL")
+@click.argument("file", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--ca", metavar="FILE", type=click.Path(exists=True, path_type=Path), help="The CA of the site's proxy.")
+@json_option
+def fetch(url: str, file: Path, ca: Path | None, target: str | None) -> None:
+    """Copy the log of the site at URL into FILE, as FEDREC_USER over the network, and verify the copy.
+
+    A FILE that is there goes on where it ends: if the site's log is not the one that was copied before, the chain
+    breaks there and the exit code is 3.
+    """
+    from fedrec.cli.requests import account, login
+    from fedrec.exchange.wire import canonical
+    from fedrec.institution.audit import read
+    from fedrec.institution.audit import verify as check
+    from fedrec.institution.texts import beside
+
+    last = -1
+    for event in read(file) if file.exists() else ():
+        last = event["seq"]
+    site = login(url, url, *account(), ca)
+    try:
+        with file.open("ab") as copy:
+            for page in site.pages(last):
+                beside(file.parent, page["texts"])
+                copy.writelines(canonical(event) + b"\n" for event in page["events"])
+    except OSError as error:
+        raise WrongInput(f"{file}: cannot be written ({error.strerror})") from None
+    verdict = check(file)
+    emit({"file": str(file), **verdict.as_dict()}, target, text=f"{file}: {verdict.sentence()}")
+    sys.exit(0 if verdict.verdict == "ok" else 3)
 
 
 @audit.command()

@@ -13,6 +13,7 @@ from fedrec.cli.output import emit, json_option, say
 from fedrec.errors import WrongInput
 
 site_argument = click.argument("folder", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path))
+STILL = "The ledger, PySyft's store, and packs, exports and backups made before still have them"
 
 
 @click.command()
@@ -59,6 +60,22 @@ def replay(folder: Path, run: str, number: int | None, target: str | None) -> No
         {"run": run, "tasks": rows}, target, text=f"{len(rows) - len(differ)} of {len(rows)} tasks gave the same again"
     )
     sys.exit(3 if differ else 0)
+
+
+@click.command()
+@site_argument
+@click.option("--actor", default="", metavar="E-MAIL", help="Every text with this address; its account is disabled.")
+@click.option("--event", "number", type=int, metavar="N", help="Purpose and reason of this event.")
+@json_option
+def redact(folder: Path, actor: str, number: int | None, target: str | None) -> None:
+    """Erase personal texts from DIR's log for good; hashes, proofs and witnesses stay good, and the log says so."""
+    from fedrec.institution.evidence.redaction import redact as erase
+
+    if bool(actor) == (number is not None):
+        raise WrongInput("give --actor or --event")
+    names = erase(folder, actor, number)
+    text = f"{len(names)} texts erased from the log: {', '.join(name[:16] for name in names)}\n{STILL}"
+    emit({"erased": names}, target, text=text)
 
 
 @click.command()

@@ -146,20 +146,32 @@ def _find(folder: Path, prefix: str) -> tuple[Any, dict[str, int]]:
 
 
 def _login(folder: Path) -> Any:
-    from fedrec.config.secret import secret
     from fedrec.institution.serve import status
+
+    user, password = account()
+    facts = status(folder)
+    if not facts["running"]:
+        raise WrongInput(f"{folder.name}: the site does not run; start it with fedrec site serve {folder}")
+    return login(facts["site"], facts["url"], user, password)
+
+
+def account() -> tuple[str, str]:
+    """The e-mail and the password that the environment gives. Raises: WrongInput when one is missing."""
+    from fedrec.config.secret import secret
 
     user, password = os.environ.get("FEDREC_USER"), secret("FEDREC_PASSWORD")
     if not user or not password:
         raise WrongInput("set FEDREC_USER and FEDREC_PASSWORD to your account at the site")
-    facts = status(folder)
-    if not facts["running"]:
-        raise WrongInput(f"{folder.name}: the site does not run; start it with fedrec site serve {folder}")
+    return user, password
+
+
+def login(name: str, url: str, user: str, password: str, ca: Path | None = None) -> Any:
+    """A login at a running site."""
     sys.modules.setdefault("torch", None)  # type: ignore[arg-type]  # PySyft loads 3 s faster without
     from fedrec.scientist.syft_client import SyftSite, quiet
 
     with quiet():
-        return SyftSite(facts["site"], facts["url"], user, password)
+        return SyftSite(name, url, user, password, ca)
 
 
 def _now() -> str:

@@ -8,6 +8,7 @@ Stage 1 of the gate is this table: a route that is not here does not exist (PySy
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import re
 import sqlite3
@@ -28,8 +29,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fedrec.errors import Refused
 from fedrec.exchange import signing
-from fedrec.exchange.wire import canonical
-from fedrec.institution.audit import read
 from fedrec.institution.calls import BYTES, SyftCalls, body_of, refused
 from fedrec.institution.decisions import Decisions
 from fedrec.institution.gate import OWN, Gate, Nonces
@@ -40,7 +39,9 @@ from fedrec.institution.noted import Noted
 from fedrec.institution.pysyft import SyftServer
 from fedrec.institution.review import summary
 from fedrec.institution.site import Site
+from fedrec.institution.texts import by_name
 from fedrec.institution.trouble import refusal_of
+from fedrec.institution.verify import NAMED, lines
 from fedrec.institution.walls import environment
 from fedrec.institution.witness import MAX_BODY, Witness
 
@@ -171,20 +172,28 @@ class Calls:
             return self._refuse(request, refusal)
 
     def _events(self, by: Account, first: int) -> dict[str, Any]:
-        """One page of the log; a scientist's holds his own acts only. Reading is an act like any other."""
+        """One page of the log as it stands, and the texts beside it; a scientist's holds his own acts only.
+
+        Reading is an act like any other.
+        """
         events: list[Mapping[str, Any]] = []
+        folder, texts = self._site.audit.folder, dict[str, str]()
+        own = self._site.audit.texts.named(by.email)
         size, after = 0, None
         with self._site.audit.act(by.email, by.role, "read", "audit", detail={"first": first}) as facts:
-            for event in read(self._site.audit.folder):
-                if event["seq"] < first or (by.role == "scientist" and event["actor"] != by.email):
+            for line in lines(folder):
+                event = json.loads(line)
+                if event["seq"] < first or (by.role == "scientist" and event["actor"] != own):
                     continue
-                size += len(canonical(event))
+                size += len(line)
                 if size > PAGE and events:
                     after = events[-1]["seq"]
                     break
                 events.append(event)
+                found = by_name((name.decode() for name in NAMED.findall(line)), folder)
+                texts |= {name: data.decode() for name, data in found.items()}
             facts["events"] = len(events)
-        return {"events": events, "next": after}
+        return {"events": events, "texts": texts, "next": after}
 
     async def _answer(
         self, request: Request, answer: Mapping[str, Any], row: str = "", outcome: str = "done"

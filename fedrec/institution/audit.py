@@ -28,6 +28,7 @@ from fedrec.exchange.wire import canonical
 from fedrec.institution import verify as verifier
 from fedrec.institution.acts import acting
 from fedrec.institution.audit_open import copy_of, newest
+from fedrec.institution.texts import Texts, Told
 from fedrec.institution.verify import GAP, KIND, MAX_LINE, SINGLE, Checker
 
 SEGMENT = 16 * 10**6  # bytes, about; a file of the log that is larger is followed by another
@@ -65,7 +66,7 @@ class AuditLog:
 
     def __init__(self, folder: Path, signer: Signer, segment: int = SEGMENT) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.folder, self._signer, self._segment = folder, signer, segment
+        self.folder, self._signer, self._segment, self.texts = folder, signer, segment, Texts(folder)
         self._queue: deque[_Entry] = deque()
         self._turn = threading.Lock()
         self.path, self._done, self._before, self._leaves, torn = newest(folder)
@@ -109,11 +110,10 @@ class AuditLog:
         Raises:
             Refused: `audit.write` when the event cannot be written.
         """
-        body = {
-            "actor": _text(actor), "role": role, "purpose": _text(purpose), "act": act, "object": _text(thing),
-            "outcome": outcome, "of": of, "request": request, "permit": permit, "run": run, "round": round,
-            "detail": dict(detail or {}),
-        }  # fmt: skip
+        body = self.texts.apart({
+            "actor": actor, "role": role, "purpose": purpose, "act": act, "object": thing, "outcome": outcome,
+            "of": of, "request": request, "permit": permit, "run": run, "round": round, "detail": dict(detail or {}),
+        })  # fmt: skip
         single = act in SINGLE or outcome == "intent" or of is not None
         return self._put([body] if single else [{**body, "outcome": "intent", "detail": {}}, body])[-1]
 
@@ -286,6 +286,7 @@ class Verdict:
     key: str = ""
     signed: int = 0
     witnessed: int = 0
+    absent: int = 0
 
     def sentence(self) -> str:
         """The verdict on one line."""
@@ -294,6 +295,7 @@ class Verdict:
             return f"{self.verdict}{where}: {self.reason}"
         torn = "" if self.verdict == "ok" else f"{self.verdict} ({self.reason}), "
         held = f", a witness holds {self.witnessed}" if self.witnessed else ""
+        held += f"; {self.absent} texts erased or not here" if self.absent else ""
         return f"{torn or 'ok, '}{self.events} events of {self.site} (its last signature covers {self.signed}{held})"
 
     def as_dict(self) -> dict[str, Any]:
@@ -318,17 +320,12 @@ def verify(
 
 
 def read(place: Path, act: str = "") -> Iterator[dict[str, Any]]:
-    """The events of a log, oldest first; `place` is one file, an audit folder or a site's folder.
+    """The events of a log with their texts, oldest first; `place` is one file, an audit folder or a site's folder.
 
     Args:
         act: of these only, which is much faster; "" for all.
     """
-    begin = b'{"act":"%b"' % act.encode() if act else b"{"
+    begin, told = b'{"act":"%b"' % act.encode() if act else b"{", Told(place)
     for line in verifier.lines(place):
         if line.startswith(begin) and line.endswith(b"\n"):
-            yield json.loads(line)
-
-
-def _text(value: str) -> str:
-    """A lone surrogate, which JSON's canonical form forbids, becomes a question mark."""
-    return value.encode("utf-8", "replace").decode()
+            yield json.loads(told.line(line))

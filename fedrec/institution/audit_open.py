@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from fedrec.errors import Refused
 from fedrec.exchange import merkle
@@ -55,10 +57,15 @@ def _entered(line: bytes) -> Checker:
             peaks = bytes.fromhex(event["detail"]["peaks"])
             state.seq, state.prev, state.checkpoint = event["seq"], event["prev"], event["seq"] - 1
             state.peaks = [peaks[at : at + 32] for at in range(0, len(peaks), 32)]
-            state.open = {number: event["detail"][f"open_{number}"] for number in verifier.named(event["detail"])}
+            state.open = {number: event["detail"][f"open_{number}"] for number in named(event["detail"])}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise _tampered("its first event is not readable") from None
     return state
+
+
+def named(detail: Mapping[str, Any]) -> set[int]:
+    """The open acts that a segment's first checkpoint names as open_NUMBER."""
+    return {int(key[5:]) for key in detail if key.startswith("open_")}
 
 
 def _tampered(why: str) -> Refused:

@@ -15,6 +15,7 @@ from fedrec.institution.head import head_of
 from fedrec.institution.local import ACTS, LOCAL
 from fedrec.institution.published import Published
 from fedrec.institution.site import Site
+from fedrec.institution.texts import redact
 
 _log = logging.getLogger("fedrec.site")
 
@@ -78,6 +79,8 @@ class Commands:
                     return {"number": number}
                 except (ValueError, TypeError):
                     raise WrongInput("this is not an act") from None
+            case {"op": "audit.redact", "names": [*names]}:
+                return {"erased": redact(site.audit, names)}
             case {"op": "models.use", "version": str(version)}:
                 return self._model("models.use", lambda models: models.use(version))
             case {"op": "models.rollback"}:

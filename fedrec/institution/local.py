@@ -39,6 +39,20 @@ def log_of(folder: Path) -> AuditLog:
 
 
 @contextmanager
+def own_log(folder: Path) -> Iterator[AuditLog | None]:
+    """The log of a site that does not run, to be added to; None while it runs, since it alone may write then."""
+    with alone(folder / "state") as free:
+        if not free:
+            yield None
+            return
+        log = log_of(folder)
+        try:
+            yield log
+        finally:
+            log.close()
+
+
+@contextmanager
 def local_act(
     folder: Path, act: str, thing: str, request: str = "", detail: Detail | None = None
 ) -> Iterator[dict[str, Any]]:

@@ -146,10 +146,12 @@ def state_path(site: Site, row: RequestRow, task: Task, number: int | None = Non
 def private_of(site: Site, row: RequestRow, task: Task) -> Path:
     """The private parameters that a task starts from: those of the round before, or of its own round after training.
 
-    The round before is the last one that this site trained: by the plan's schedule it may have left some out.
+    By a plan's schedule a site may leave rounds out: then it is the last round that it trained.
     """
     if task.kind != "train":
         return state_path(site, row, task)
+    if not PlanText.parse(row.plan).schedule:
+        return state_path(site, row, task, task.round - 1)
     return state_path(site, row, task, max(trained_before(site, row, task), default=task.round - 1))
 
 

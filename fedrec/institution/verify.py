@@ -1,21 +1,21 @@
 """Verify a fedrec audit log offline: `python verify.py LOG [--key HEX] [--witness OTHER]...`
 
-This file needs Python 3.11 and nothing else; fedrec itself verifies with it. LOG and OTHER are a site's folder, an
-audit folder or one file; OTHER is another institution's log, or a copy of the same one. Exit 0: ok, or incomplete-tail
-(the last line was not written whole); 3: tampered, or witness-clash (OTHER holds what differs); 2: nothing to verify.
-
-The log is JSON lines in canonical form (RFC 8785), each with the SHA-256 of the one before in `prev` and its own in
-`hash`. An act is two events: intent, and outcome (`of` is the intent's number). A checkpoint is an event that the
-site signs (Ed25519) over the Merkle root (RFC 6962) of all events before it.
+Needs Python 3.11 and nothing else; fedrec itself verifies with it. LOG and OTHER are a site's folder, an audit folder
+or one file; OTHER is another institution's log, or a copy of the same one. Exit 0: ok, or incomplete-tail (the last
+line was not written whole); 3: tampered, or witness-clash (OTHER holds what differs); 2: nothing to verify.
+The log is JSON lines in canonical form (RFC 8785), with the SHA-256 of the line before in `prev` and its own in `hash`.
+An act is two events: intent, and outcome (`of` is the intent's number). A checkpoint is an event that the site signs
+(Ed25519) over the Merkle root (RFC 6962) of all events before it. A text ~SHA-256 lies in texts/SHA-256.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from functools import reduce
+from functools import partial, reduce
+from hashlib import sha256, sha512
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,8 @@ TEXTS = ("act", "actor", "at", "hash", "object", "outcome", "permit", "prev", "p
 KEYS = frozenset([*TEXTS, "detail", "of", "round", "seq"])
 SINGLE = frozenset(["start", "stop", "checkpoint", "witness", "repair"])  # acts of one event; all others have two
 SIGNED = ("kind", "key", "name", "root", "site", "size", "time")  # what a checkpoint's signature covers
-KIND, START = "fedrec-checkpoint-v1", "0" * 64  # START: `prev` of the first event
-GAP, MAX_LINE, MAX_OPEN = 256, 1 << 16, 1000  # events between checkpoints; bytes of an event; acts at once
-
-
+KIND, GAP, MAX_LINE, MAX_OPEN = "fedrec-checkpoint-v1", 256, 1 << 16, 1000  # events between two; bytes; acts at once
+NAMED = re.compile(rb'"~(?<!\\"~)([0-9a-f]{64})"')  # in a line: a text beside the log, which can be erased
 _decode = json.JSONDecoder(parse_float=str, parse_constant=str).decode  # neither is whole: not canonical then
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":")).encode
 
@@ -36,7 +34,7 @@ class Checker:
 
     def __init__(self, every: bool = False) -> None:
         self.every = every  # check every signature, not only the last one, which stands for all before it
-        self.seq, self.prev, self.checkpoint, self.started = 0, START, -1, False
+        self.seq, self.prev, self.checkpoint, self.started = 0, "0" * 64, -1, False
         self.peaks: list[bytes] = []  # roots of the complete subtrees so far, largest first
         self.open: dict[int, str] = {}  # intents without an outcome so far, with their act
         self.last: dict[str, Any] = {}  # the last checkpoint
@@ -44,8 +42,7 @@ class Checker:
     def feed(self, line: bytes) -> str:
         """What is wrong with the next line; "" when it is right, and then it counts."""
         try:
-            text = line.decode()
-            event = _decode(text)
+            event = _decode(text := line.decode())
             if type(event) is not dict or event.keys() != KEYS or set(map(type, map(event.get, TEXTS))) != {str}:
                 return "the event lacks keys, or has others"
             if _encode(event) != text[:-1]:
@@ -55,7 +52,7 @@ class Checker:
                 return f"event {self.seq} is missing, moved or doubled"
             if event["prev"] != self.prev:
                 return "the event does not follow from the one before"
-            if hashlib.sha256(text[:-1].replace(f'"hash":"{digest}",', "", 1).encode()).hexdigest() != digest:
+            if sha256(text[:-1].replace(f'"hash":"{digest}",', "", 1).encode()).hexdigest() != digest:
                 return "the event's content was changed"
             if wrong := self._wrong(event, event["act"], event["detail"], event["of"]):
                 return wrong
@@ -63,17 +60,18 @@ class Checker:
             return "the event is not readable"
         if event["act"] == "checkpoint":
             self.checkpoint, self.last = seq, event["detail"]
-        new, size = hashlib.sha256(b"\x00" + line[:-1]).digest(), seq
+        new, size = sha256(b"\x00" + line[:-1]).digest(), seq
         while size & 1:
-            new, size = hashlib.sha256(b"\x01" + self.peaks.pop() + new).digest(), size >> 1
+            new, size = sha256(b"\x01" + self.peaks.pop() + new).digest(), size >> 1
         self.peaks.append(new)
         self.seq, self.prev, self.started = seq + 1, digest, event["act"] == "start"
         return ""
 
     def root(self) -> str:
         """The Merkle root of the events so far."""
-        roots = self.peaks or [hashlib.sha256(b"").digest()]
-        return reduce(lambda root, peak: hashlib.sha256(b"\x01" + peak + root).digest(), reversed(roots)).hex()
+        return reduce(
+            lambda a, b: sha256(b"\x01" + b + a).digest(), reversed(self.peaks or [sha256(b"").digest()])
+        ).hex()
 
     def _wrong(self, event: dict[str, Any], act: str, detail: dict[str, Any], of: int | None) -> str:
         for key, value in detail.items():
@@ -94,7 +92,7 @@ class Checker:
                 return "an act is not one intent and one outcome"
             del self.open[of]
         elif act == "start":
-            if named(detail) != self.open.keys():
+            if {int(key[5:]) for key in detail if key.startswith("open_")} != self.open.keys():
                 return "the site started without saying what became of the acts that were open"
             self.open = {}
         return ""
@@ -113,34 +111,32 @@ class Checker:
         return "" if not self.every or signed(detail) else "the checkpoint is not signed by its key"
 
 
-def named(detail: Mapping[str, Any]) -> set[int]:
-    """The open acts that a start, or a segment's first checkpoint, names as open_NUMBER."""
-    return {int(key[5:]) for key in detail if key.startswith("open_")}
+def files(place: Path) -> list[Path]:
+    """A log's files, oldest first."""
+    return next(filter(None, (sorted(place.glob(f"{at}*.jsonl")) for at in ("state/audit/", "audit/", ""))), [place])
 
 
 def lines(place: Path) -> Iterator[bytes]:
     """A log's lines with their newlines; one that is too long comes in pieces."""
-    found = (sorted(place.glob(f"{below}*.jsonl")) for below in ("state/audit/", "audit/", ""))
-    for path in next(filter(None, found), [place]):
+    for path in files(place):
         with path.open("rb") as file:
-            while line := file.readline(MAX_LINE):
-                yield line
+            yield from iter(partial(file.readline, MAX_LINE), b"")
 
 
 def verify(place: Path, key: str = "", witnesses: Iterable[Path] = (), every: bool = False) -> dict[str, Any]:
     """Check a log with the key that its site must have ("" believes the log's own); never raises on what it reads.
-
-    `first_bad` is the number of the first wrong event. `signed` and `witnessed` are how many events the site's last
-    checkpoint, and the last one that a witness holds, stand for: what comes after is only chained.
+    `first_bad` is the number of the first wrong event. `signed`, `witnessed`: events that the last checkpoint, and the
+    last one that a witness holds, stand for; the rest is only chained. `absent`: texts that an event `redact` erased;
+    of a single file all that are not beside it.
     """
-    log, witnesses, torn = Checker(every), list(witnesses), False
-    held: dict[int, list[dict[str, Any]]] = {}
+    log, witnesses, torn, folder = Checker(every), list(witnesses), False, files(place)[0].parent
+    held, names, redacted = dict[int, list[dict[str, Any]]](), dict[bytes, int](), set[bytes]()  # names: seq, -1: there
 
     def say(verdict: str, first_bad: int | None = None, reason: str = "") -> dict[str, Any]:
         found = {"verdict": verdict, "events": log.seq, "first_bad": first_bad, "reason": reason}
-        who = {"site": log.last.get("name", ""), "key": log.last.get("key", "")}
+        who = {"site": log.last.get("name", ""), "key": log.last.get("key", ""), "signed": max(0, log.checkpoint)}
         seen = max([0, *(size for size in held if size < log.seq)])
-        return {**found, **who, "signed": max(0, log.checkpoint), "witnessed": seen}
+        return {**found, **who, "witnessed": seen, "absent": sum(at >= 0 for at in names.values())}
 
     try:
         for line in lines(place):
@@ -148,6 +144,11 @@ def verify(place: Path, key: str = "", witnesses: Iterable[Path] = (), every: bo
             torn = not line.endswith(b"\n")
             if bad := bad or ("" if torn else log.feed(line)):
                 return say("tampered", log.seq, bad)
+            for name in set(NAMED.findall(line)) - names.keys() if b'"~' in line else ():
+                path = folder / "texts" / name.decode()
+                small = path.is_file() and path.stat().st_size < MAX_LINE
+                names[name] = -1 if small and sha256(path.read_bytes()).hexdigest() == path.name else log.seq - 1
+            redacted |= {line.rpartition(b'"object":"')[2][:64]} if line.startswith(b'{"act":"redact"') else set()
             if log.seq == 1 and not torn:
                 if key and log.last["key"] != key.lower():
                     return say("tampered", 0, "the log is signed with another key than the given one")
@@ -160,6 +161,8 @@ def verify(place: Path, key: str = "", witnesses: Iterable[Path] = (), every: bo
             return verify(place, key, witnesses, every=True)
         if clash := next(filter(None, (_clash(held[size], log) for size in sorted(held) if size >= log.seq)), ""):
             return say("witness-clash", log.seq, f"the log ends too early: {clash}")
+        if place.is_dir() and (lost := [at for name, at in names.items() if at >= 0 and name not in redacted]):
+            return say("tampered", min(lost), "a text of the event was changed, or is gone and no event erased it")
     except OSError as error:
         return say("unreadable", None, str(error.strerror))
     return say("incomplete-tail", log.seq, "the last line was not written whole") if torn else say("ok")
@@ -191,15 +194,14 @@ def _clash(kept: Iterable[Mapping[str, Any]], log: Checker) -> str:
 def signed(facts: Mapping[str, Any]) -> bool:
     """Whether a checkpoint has a good signature of the key that it names."""
     try:
-        text = _encode({name: facts[name] for name in SIGNED}).encode()
-        return ed25519(bytes.fromhex(facts["key"]), text, bytes.fromhex(facts["signature"]))
+        text, key, good = _encode({name: facts[name] for name in SIGNED}), facts["key"], facts["signature"]
+        return ed25519(bytes.fromhex(key), text.encode(), bytes.fromhex(good))
     except (ValueError, KeyError, TypeError):
         return False
 
 
 P, ORDER = 2**255 - 19, 2**252 + 27742317777372353535851937790883648493
 D, ROOT = -121665 * pow(121666, -1, P) % P, pow(2, (P - 1) // 4, P)
-Point = tuple[int, ...]  # x, y, z, x * y / z
 
 
 def ed25519(key: bytes, message: bytes, signature: bytes) -> bool:
@@ -208,28 +210,26 @@ def ed25519(key: bytes, message: bytes, signature: bytes) -> bool:
     base = _point((4 * pow(5, -1, P) % P).to_bytes(32, "little"))
     if a is None or r is None or base is None or len(signature) != 64 or s >= ORDER:
         return False
-    h = int.from_bytes(hashlib.sha512(signature[:32] + key + message).digest(), "little") % ORDER
+    h = int.from_bytes(sha512(signature[:32] + key + message).digest(), "little") % ORDER
     left, right = _times(s, base), _add(r, _times(h, a))
     return not any((left[i] * right[2] - right[i] * left[2]) % P for i in (0, 1))
 
 
-def _add(p: Point, q: Point) -> Point:
+def _add(p: tuple[int, ...], q: tuple[int, ...]) -> tuple[int, ...]:  # x, y, z, x * y / z
     a, b = (p[1] - p[0]) * (q[1] - q[0]) % P, (p[1] + p[0]) * (q[1] + q[0]) % P
     c, d = 2 * p[3] * q[3] * D % P, 2 * p[2] * q[2] % P
-    e, f, g, h = b - a, d - c, d + c, b + a
-    return e * f % P, g * h % P, f * g % P, e * h % P
+    return (b - a) * (d - c) % P, (d + c) * (b + a) % P, (d - c) * (d + c) % P, (b - a) * (b + a) % P
 
 
-def _times(factor: int, p: Point) -> Point:
-    q: Point = (0, 1, 1, 0)
+def _times(factor: int, p: tuple[int, ...]) -> tuple[int, ...]:
+    q: tuple[int, ...] = (0, 1, 1, 0)
     while factor:
         q, p, factor = _add(q, p) if factor & 1 else q, _add(p, p), factor >> 1
     return q
 
 
-def _point(data: bytes) -> Point | None:
-    y = int.from_bytes(data, "little")
-    sign, y = y >> 255, y & (1 << 255) - 1
+def _point(data: bytes) -> tuple[int, ...] | None:
+    sign, y = divmod(int.from_bytes(data, "little"), 1 << 255)
     square = (y * y - 1) * pow(D * y * y + 1, -1, P) % P
     x = pow(square, (P + 3) // 8, P)
     x = x if (x * x - square) % P == 0 else x * ROOT % P

@@ -154,14 +154,26 @@ class SyftSite:
         """End the pause, as owner or reviewer; how many jobs begin again."""
         return dict(json.loads(self.own("POST", "/fedrec/v1/resume")))
 
-    def events(self, after: int = -1) -> Iterator[dict[str, Any]]:
-        """The site's audit log after an event's number: all, or a scientist's own acts. Reading is an event too."""
+    def pages(self, after: int = -1) -> Iterator[dict[str, Any]]:
+        """The site's audit log after an event's number, as it stands; a scientist's holds his own acts.
+
+        A page has `events`, and in `texts` by name the files beside the log that they name. Reading is an event too.
+        """
         while True:
             page = json.loads(self.own("GET", f"/fedrec/v1/audit?after={after}"))
-            yield from page["events"]
+            yield page
             if page["next"] is None:
                 return
             after = page["next"]
+
+    def events(self, after: int = -1) -> Iterator[dict[str, Any]]:
+        """The events of `pages`, each text in the place of its name."""
+        for page in self.pages(after):
+            texts = {f"~{name}": text.partition("\n")[2] for name, text in page["texts"].items()}
+            for event in page["events"]:
+                detail = {key: texts.get(value, value) for key, value in event["detail"].items()}
+                named = {key: texts.get(event[key], event[key]) for key in ("actor", "object", "purpose")}
+                yield {**event, **named, "detail": detail}
 
     def approve(self, request: str, **limits: Any) -> None:
         """Send `request.apply`, exactly as PySyft's `request.approve(**limits)` does."""

@@ -62,6 +62,20 @@ assert not [path for path in may if path.startswith(("code.", "request.", "user.
 print("\n".join(may))
 
 # %% [markdown]
+# And one thing that PySyft does not have: the site's whole audit log, over the network, with your account alone. The
+# copy is yours; every tool below works on it as on the original. Reading is an act too, so the log's last lines are
+# about you.
+
+# %%
+mine = work / "aurora.jsonl"
+fetched, code = fedrec("audit", "fetch", status(site)["url"], mine)
+assert code == 0, fetched
+lines = [json.loads(line) for line in mine.read_text().splitlines()]
+assert lines[-1]["actor"] == os.environ["FEDREC_USER"]
+print(fetched["verdict"], fetched["events"], "events")
+pd.DataFrame(lines)[["seq", "at", "actor", "role", "act", "object", "outcome"]].tail(4)
+
+# %% [markdown]
 # ## Is the log whole?
 #
 # Each event carries the hash of the one before, and the site signs all of them every round. The other institutions

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -106,7 +107,7 @@ def test_the_story_was_told_and_open_words_are_found_on_the_wire(told):
     assert len(told.wire) > 1_000_000
     assert all(word in told.wire for word in (b"mock-user", b"class MyFactors", b"softmax over all items"))
     assert "guard.name" in told.said
-    assert "jail.error: aurora: the job ended with ValueError" in told.said
+    assert re.search(r"jail\.error: [a-z-]+: the job ended with ValueError", told.said)
 
 
 def test_no_canary_is_in_any_byte_on_the_sockets(told):
@@ -130,13 +131,19 @@ def test_no_canary_is_in_any_file_outside_the_institutions_folders(told, places)
 
 
 def test_inside_an_institution_rows_stay_in_its_data_and_its_store(told):
-    """What own code prints goes to the owner's log of that job, by design: the search finds it there."""
+    """What own code prints goes to the owner's log of that job, by design: the search finds it there.
+
+    The run ends with the first site that refuses, so that another one may be stopped before its job printed.
+    """
+    both = 0
     for folder in told.folders:
         found = {path.relative_to(folder).as_posix() for path in told.search.files(folder)}
         printed = {name for name in found if name.startswith("state/log/") and name != "state/log/site.jsonl"}
-        assert len(printed) == 2
+        assert 1 <= len(printed) <= 2
+        both += len(printed) == 2
         rest = {name for name in found - printed if not name.startswith("state/store/")}
         assert rest == {"data/ratings.csv"}
+    assert both
 
 
 @pytest.mark.parametrize("guard", [True, False])

@@ -172,11 +172,11 @@ def test_t9_two_histories_for_two_auditors(log, tmp_path):
     ("old", "new"),
     [
         (b'"at":"2', b'"at":"1'),  # T11 back-dated
-        (b'"actor":"sci@lab', b'"actor":"sci@bal'),  # T12 same length
+        (b'"actor":"~', b'"actor":"o'),  # T12 same length
         (b'"bytes":', b'"bytes":1'),  # T13 from here on: another number, and other writings of the same event
         (b'"ok":true', b'"ok":1'),
         (b'"round":', b'"round":0.0,"round":'),
-        (b'"actor":"sci@', b'"actor":"\\u0073ci@'),
+        (b'"actor":"~', b'"actor":"\\u007e'),
         (b'"seq":10', b'"seq":1e1'),
         (b'"seq":10', b'"seq":10.0'),
         (b'"seq":', b'"seq": '),
@@ -198,7 +198,7 @@ def test_t11_to_t13_back_dating_other_actors_and_other_writings(log, old, new):
 
 
 def test_t13_control_a_reader_without_the_chain_takes_other_writings_for_the_same(log):
-    for old, new in ((b'"at":"2', b'"at":"1'), (b'"actor":"sci@lab', b'"actor":"sci@bal'), (b'"seq":', b'"seq": ')):
+    for old, new in ((b'"at":"2', b'"at":"1'), (b'"actor":"~', b'"actor":"o'), (b'"seq":', b'"seq": ')):
         assert log.control(log.data.replace(old, new)) == "ok"
 
 

@@ -119,7 +119,8 @@ def consistent(story: Story) -> None:
         assert count <= rows[request].signed_permit["tasks"][kind]
     said = Counter((event["detail"]["job"], event["outcome"]) for event in log if "job" in event["detail"])
     assert said == {(job[0], "done"): 1 for job in jobs}
-    released = {event["detail"]["job"]: event["detail"]["sha256"] for event in log if "sha256" in event["detail"]}
+    trained = [event["detail"] for event in log if event["act"] == "train" and "sha256" in event["detail"]]
+    released = {detail["job"]: detail["sha256"] for detail in trained}
     passports = {key: answer["passport"] for key, answer in answers.items() if "passport" in answer}
     assert released == {key: passport["sha256"] for key, passport in passports.items()}
     known = {(p["request"], p["run"], p["round"], p["sha256"]) for p in passports.values()}

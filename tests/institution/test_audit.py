@@ -44,7 +44,7 @@ def test_untouched_events_are_ok(tmp_path, sixty):
     found = verdict(tmp_path, sixty)
     assert found.as_dict() == {
         "verdict": "ok", "events": 62, "first_bad": None, "reason": "", "site": "aurora", "key": PUBLIC, "signed": 61,
-        "witnessed": 0,
+        "witnessed": 0, "absent": 2,
     }  # fmt: skip
     assert verdict(tmp_path, sixty, key=PUBLIC.upper()) == found
     assert verdict(tmp_path, b"").verdict == "unreadable"

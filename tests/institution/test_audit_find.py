@@ -21,6 +21,7 @@ from fedrec.institution.audit import AuditLog, Signer
 from fedrec.institution.evidence import access, export, find, index
 from fedrec.institution.evidence.find import Wanted, moment
 from fedrec.institution.local import local_act
+from fedrec.institution.texts import Told
 
 KEY = SigningKey(bytes(32))
 FILTERS = [
@@ -149,10 +150,11 @@ def test_a_csv_cell_that_a_spreadsheet_would_compute_is_made_text():
     assert json.loads(row["detail"]) == {"a": "=1"}
 
 
-def test_json_lines_are_the_logs_own_bytes(folder):
-    file = io.StringIO()
+def test_json_lines_are_the_logs_own_bytes_with_the_texts_that_lie_beside_it(folder):
+    file, told = io.StringIO(), Told(folder)
     export.write(find.events_of(folder), "jsonl", file)
-    assert file.getvalue().encode() == b"".join(path.read_bytes() for path in find.files_of(folder))
+    lines = b"".join(path.read_bytes() for path in find.files_of(folder))
+    assert file.getvalue().encode() == told.line(lines) != lines
 
 
 def test_an_export_of_a_sites_own_log_is_an_event_in_it(closed):

@@ -13,7 +13,7 @@ from contextlib import closing
 import numpy as np
 import pytest
 from nacl.signing import SigningKey
-from small_site import SCIENTIST
+from small_site import OWNER, SCIENTIST
 from told import RUN, forged, tell_all
 
 from fedrec.errors import Refused
@@ -114,7 +114,9 @@ def test_a_pack_of_the_run_alone_is_proved_without_the_rest_of_the_log(stories, 
     assert check(path).verdict == "ok"
     acts = {json.loads(line)["act"] for line in files(path)["events.jsonl"].splitlines()}
     assert "users.add" not in acts
-    assert not [name for name in files(path) if name.startswith("log/")]
+    assert not [name for name in files(path) if name.startswith("log/") and name.endswith(".jsonl")]
+    texts = [data.decode().partition("\n")[2] for name, data in files(path).items() if name.startswith("log/texts/")]
+    assert sorted(texts) == sorted({OWNER.email, SCIENTIST.email, "P"})
 
 
 @pytest.mark.parametrize("alone", [False, True])
@@ -145,6 +147,19 @@ def changed(name, old, new):
     return change
 
 
+def text_changed(old, new):
+    """One of the texts beside the log says something else, or is not there."""
+
+    def change(contents):
+        (name,) = (one for one, data in contents.items() if one.startswith("log/texts/") and old in data)
+        if new is None:
+            contents.pop(name)
+        else:
+            contents[name] = contents[name].replace(old, new)
+
+    return change
+
+
 def without(name):
     return lambda contents: contents.pop(name)
 
@@ -157,10 +172,12 @@ def without(name):
         (changed("policy.json", b'"own_code": true', b'"own_code": false'), "policy.json"),
         (changed("receipts.json", b'"users": 6', b'"users": 7'), "receipt"),
         (changed("run.json", b'"scientist": "sci@', b'"scientist": "eve@'), "run.json"),
-        (changed("events.jsonl", b"sci@lab.example", b"eve@lab.example"), "not in the log"),
+        (changed("events.jsonl", b'"actor":"~', b'"actor":"!'), "not in the log"),
+        (text_changed(b"sci@lab.example", b"eve@lab.example"), "is not the text that its name stands for"),
+        (text_changed(b"sci@lab.example", None), "is gone and no event erased it"),
         (changed("proofs.json", b'"inclusion"', b'"inclusions"'), "KeyError"),
         (changed("verify.py", b"return", b"return  "), "verify.py"),
-        (changed("log/0001.jsonl", b"sci@lab.example", b"eve@lab.example"), "the event's content was changed"),
+        (changed("log/0001.jsonl", b'"actor":"~', b'"actor":"!'), "the event's content was changed"),
         (without("receipts.json"), "lacks receipts.json"),
     ],
 )
@@ -184,7 +201,7 @@ def test_control_a_pack_that_is_only_signed_again_is_good(stories, packs, tmp_pa
 def test_an_alone_packs_event_that_was_changed_or_taken_from_elsewhere_is_found(stories, tmp_path):
     path = tmp_path / "alone.zip"
     for old, new, says in (
-        (b"sci@lab.example", b"eve@lab.example", "was changed"),
+        (b'"actor":"~', b'"actor":"!', "was changed"),
         (b'"act":"fetch"', b'"act":"other"', "was changed"),
     ):
         path.write_bytes(pack(stories[0], RUN, alone=True))
@@ -325,9 +342,7 @@ def test_a_history_rewritten_with_the_sites_key_clashes_with_what_the_other_saw(
         site.audit.checkpoint()
 
     def late(event):
-        event["actor"] = (
-            event["actor"].replace("sci@lab.example", "eve@lab.example") if event["act"] == "fetch" else event["actor"]
-        )
+        event["actor"] = event["actor"].replace("~", "!") if event["act"] == "fetch" else event["actor"]
         return event
 
     witness = packed(second, tmp_path / "b.zip")

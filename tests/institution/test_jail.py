@@ -249,7 +249,7 @@ def test_an_evaluation_written_by_own_code_releases_nothing_but_sums(numbers, si
 
 
 def test_control_without_the_guard_the_same_report_carries_data_out(site, jobs, monkeypatch):
-    import fedrec.institution.jobs as module
+    import fedrec.institution.outgoing as module
 
     monkeypatch.setattr(module, "check_sums", lambda numbers, _: numbers)
     monkeypatch.setattr(module, "check_counts", lambda report, *_: (report["rows"], report["users"]))

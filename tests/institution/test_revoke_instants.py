@@ -51,7 +51,9 @@ def served(folder: Path, jail: Jail) -> Iterator[tuple[Site, Jobs, int]]:
     site = make_site(folder, LIMITS)
     site.ledger.add_account(SCIENTIST.email, SCIENTIST.key, "scientist", site.now())
     jobs, listening = Jobs(site, jail), serve._bind("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(app.build(site, None, jobs), log_level="critical", log_config=None))  # type: ignore[arg-type]
+    server = uvicorn.Server(
+        uvicorn.Config(app.build(site, None, jobs), loop="asyncio", log_level="critical", log_config=None)
+    )  # type: ignore[arg-type]  # not uvloop: its policy would stay in this process
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     while not server.started:

@@ -12,6 +12,7 @@ from real_sites import ADA_PASSWORD, approve_one, command, events, fresh, login,
 
 from fedrec.errors import Refused
 from fedrec.exchange.wire import canonical
+from fedrec.institution import audit
 from fedrec.institution.serve import control, status
 
 pytestmark = pytest.mark.sites
@@ -61,3 +62,24 @@ def test_an_auditor_reads_the_whole_log_and_checks_its_chain_without_the_folder(
     for call in (lambda: auditor.pause("x"), auditor.resume, lambda: auditor.approve("0" * 32)):
         with pytest.raises(Refused, match=r"gate\.role"):
             call()
+
+
+def test_an_auditor_copies_the_log_over_the_network_and_a_second_time_only_what_is_new(staffed, tmp_path):
+    file, account = tmp_path / "log.jsonl", {"FEDREC_USER": AUDITOR, "FEDREC_PASSWORD": ADA_PASSWORD}
+
+    def fetch():
+        done = command("audit", "fetch", staffed.url, file, "--json", "-", **account)
+        return done.returncode, json.loads(done.stdout) if done.stdout else done.stderr
+
+    code, first = fetch()
+    assert (code, first["verdict"]) == (0, "ok"), first
+    before = file.read_bytes()
+    code, second = fetch()
+    assert (code, second["verdict"], file.read_bytes().startswith(before)) == (0, "ok", True)
+    assert second["events"] > first["events"]
+    assert "".join(map(str, audit.read(staffed.folder))).startswith("".join(map(str, audit.read(file))))
+    last = before.splitlines(keepends=True)[-1]
+    file.write_bytes(before.removesuffix(last) + last.replace(AUDITOR.encode(), b"x" + AUDITOR[1:].encode()))
+    assert file.read_bytes() != before
+    code, changed = fetch()  # as if the site's log were not the one that was copied before
+    assert (code, changed["verdict"]) == (3, "tampered")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fedrec.errors import WrongInput
+from fedrec.institution.texts import Told
 from fedrec.institution.verify import lines
 
 Event = dict[str, Any]
@@ -103,10 +104,11 @@ def events_of(place: Path, wanted: Wanted | None = None) -> Iterator[Event]:
     Raises:
         WrongInput: a line is no event; `fedrec audit verify` says more.
     """
+    told = Told(place)
     for path in files_of(place):
         try:
             for line in lines(path):
-                event = json.loads(line) if line.endswith(b"\n") else None  # None: on its way to the disk
+                event = json.loads(told.line(line)) if line.endswith(b"\n") else None  # None: on its way to the disk
                 if event is not None and event["seq"] >= 0 and (wanted is None or event in wanted):
                     yield event
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -117,7 +119,7 @@ def follow(
     place: Path, wanted: Wanted, more: Callable[[], bool] = lambda: True, look: float = LOOK_S
 ) -> Iterator[Event]:
     """The wanted events so far, and then each new one as it is written, over all rotations, until `more` says no."""
-    number, offset = 0, 0
+    number, offset, told = 0, 0, Told(place)
     while True:
         files = files_of(place)
         path = files[number]
@@ -127,7 +129,7 @@ def follow(
                 if not line.endswith(b"\n"):
                     break  # on its way to the disk
                 offset += len(line)
-                event = json.loads(line)
+                event = json.loads(told.line(line))
                 if event in wanted:
                     yield event
         if number + 1 < len(files):  # a segment that has a follower is complete

@@ -20,6 +20,7 @@ from typing import Any
 
 from fedrec.errors import WrongInput
 from fedrec.institution.evidence.find import Event, Wanted, events_of, files_of
+from fedrec.institution.texts import Texts, Told
 
 _FIELDS = ("at", "actor", "role", "act", "outcome", "run", "hash")
 _TABLE = """
@@ -113,35 +114,39 @@ def search(place: Path, wanted: Wanted, say: Callable[[str], object]) -> Iterato
         say(f"{reason}; reading the log itself. fedrec audit index makes a new index")
         yield from events_of(place, wanted)
         return
-    files = files_of(place)
+    files, told = files_of(place), Told(place)
     with closing(_open(place)) as db:
-        where, values = _where(wanted)
+        where, values = _where(wanted, Texts(files[0].parent).named(wanted.who))
         handles = [path.open("rb") for path in files]
         try:
             for which, start, length in db.execute(
                 f"SELECT file, place, length FROM events WHERE {where} ORDER BY number", values
             ):
                 handles[which].seek(start)
-                event = json.loads(handles[which].read(length))
+                event = json.loads(told.line(handles[which].read(length)))
                 if event in wanted:
                     yield event
             done = [int(one[1]) for one in _said(place)["files"]]
             for which, handle in enumerate(handles):  # what came after the index was made
                 handle.seek(done[which] if which < len(done) else 0)
                 for line in handle:
-                    if line.endswith(b"\n") and (event := json.loads(line)) in wanted:
+                    if line.endswith(b"\n") and (event := json.loads(told.line(line))) in wanted:
                         yield event
         finally:
             for handle in handles:
                 handle.close()
 
 
-def _where(wanted: Wanted) -> tuple[str, list[str]]:
-    """The filter in SQL; it may find more than is wanted, never less."""
+def _where(wanted: Wanted, who: str) -> tuple[str, list[str]]:
+    """The filter in SQL; it may find more than is wanted, never less.
+
+    Args:
+        who: what stands in the log for `wanted.who`; the index holds no personal text.
+    """
     parts, values = ["1"], list[str]()
     if wanted.who:
-        parts.append("(actor = ? OR role = ?)")
-        values += [wanted.who, wanted.who]
+        parts.append("(actor IN (?, ?) OR role = ?)")
+        values += [wanted.who, who, wanted.who]
     for name, value in (("act", wanted.act.removesuffix("*")), ("request", wanted.request)):
         if value:
             parts.append(f"{name} >= ? AND {name} < ?")

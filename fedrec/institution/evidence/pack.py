@@ -2,14 +2,15 @@
 
     events.jsonl     the run's own events, as they stand in the log
     proofs.json      for each of them its way up to the root that the site signed (RFC 6962)
-    log/*.jsonl      the log itself up to that checkpoint; left out of a pack of the run alone
+    log/*.jsonl      the log itself up to that checkpoint, whole when a text of it was erased; not in a pack --alone
+    log/texts/*      names, purposes and reasons that the events speak of and nobody erased
     permit.json      the owner's signed yes            plan.toml       the text that it is for
     diff.txt         what changed since the last approved plan of the family
     policy.json      what the site allowed then        receipts.json   the signed passport of every update
     run.json         who, which run, which model       consortium.json members and their keys
     verify.py        checks the log with Python alone  MANIFEST.json   SHA-256 of every file above, signed by the site
 
-The same log gives the same bytes: nothing in it says when the pack was made.
+The same log and texts give the same bytes: nothing in it says when the pack was made.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from __future__ import annotations
 import io
 import json
 import sqlite3
+import sys
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +38,7 @@ from fedrec.institution.evidence.find import Event, files_of
 from fedrec.institution.evidence.reconcile import TASKS, database
 from fedrec.institution.ledger import RequestRow
 from fedrec.institution.site import Keys
+from fedrec.institution.texts import by_name
 
 FORMAT = "fedrec-pack-v1"
 ABOUT = ("start", "stop", "pause", "resume", "repair", "witness")  # of the site, while the run was on
@@ -96,6 +99,11 @@ def pack(folder: Path, run: str, request: str = "", alone: bool = False) -> byte
         "run.json": _json(facts_of(found.events, permit)),
     }
     files |= {} if alone else _log(folder, found.checkpoint["seq"] + 1)
+    texts, complete = _texts(folder, files.values())
+    if not (alone or complete):  # an event after the run erased one: the log has to go on to it
+        files |= _log(folder, sys.maxsize)
+        texts, _ = _texts(folder, files.values())
+    files |= texts
     manifest = {name: sha256(data) for name, data in files.items()}
     files["MANIFEST.json"] = _json(sign({"files": manifest}, Keys.load_or_make(folder / "state").site))
     return _zip(files)
@@ -213,13 +221,20 @@ def _log(folder: Path, count: int) -> dict[str, bytes]:
         with path.open("rb") as file:
             lines = []
             for line in file:
-                if count == 0:
+                if count == 0 or not line.endswith(b"\n"):
                     break
                 lines.append(line)
                 count -= 1
         if lines:
             files[f"log/{path.name}"] = b"".join(lines)
     return files
+
+
+def _texts(folder: Path, files: Iterable[bytes]) -> tuple[dict[str, bytes], bool]:
+    """The texts beside the log that these files speak of, and whether all are there."""
+    names = {name.decode() for data in files for name in verifier.NAMED.findall(data)}
+    found = {f"log/texts/{name}": data for name, data in by_name(names, files_of(folder)[0].parent).items()}
+    return found, len(found) == len(names)
 
 
 def _receipts(db: sqlite3.Connection, request: str, run: str) -> Iterator[Mapping[str, Any]]:

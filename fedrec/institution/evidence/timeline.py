@@ -80,7 +80,7 @@ def _told(place: Path) -> Told:
     try:
         with closing(unpack.Pack(place)) as pack:
             facts, members = pack.json("run.json"), pack.json("consortium.json")["members"]
-            return Told(str(facts["site"]), facts, members, pack.events(), place)
+            return Told(str(facts["site"]), facts, members, pack.events(told=True), place)
     except (unpack.BadPack, KeyError, TypeError, OSError) as error:
         raise Refused("timeline.pack", f"{place.name} is no pack: {error}", "Make it with fedrec audit pack") from None
 

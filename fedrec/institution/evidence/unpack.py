@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tempfile
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -71,24 +72,38 @@ class Pack:
         except (ValueError, RecursionError):
             raise BadPack(f"{name} is no JSON") from None
 
-    def events(self) -> list[Event]:
-        """The run's own events, the checkpoint that signs them last."""
+    def events(self, *, told: bool = False) -> list[Event]:
+        """The run's own events, the checkpoint that signs them last.
+
+        Args:
+            told: with the texts that the pack has, not as they stand in the log.
+        """
         try:
-            found = [json.loads(line) for line in self.read("events.jsonl").splitlines()]
+            data = self.read("events.jsonl")
+            data = verifier.NAMED.sub(self._text, data) if told else data
+            found = [json.loads(line) for line in data.splitlines()]
         except (ValueError, RecursionError):
             raise BadPack("events.jsonl is not readable") from None
         if not found or not all(isinstance(event, dict) for event in found):
             raise BadPack("events.jsonl has no events")
         return found
 
+    def _text(self, match: re.Match[bytes]) -> bytes:
+        name = f"log/texts/{match[1].decode()}"
+        return json.dumps(self.read(name).decode().partition("\n")[2]).encode() if name in self.names else match[0]
+
     def extract_log(self, folder: Path) -> bool:
-        """Write the log's files into a folder; False when the pack is of the run alone."""
+        """Write the log's files and texts into a folder; False when the pack is of the run alone."""
         names = [name for name in self.names if name.startswith("log/")]
+        (folder / "texts").mkdir()
         for name in names:
-            if not name.removeprefix("log/").removesuffix(".jsonl").isdigit():
+            if not re.fullmatch(r"log/(\d+\.jsonl|texts/[0-9a-f]{64})", name):
                 raise BadPack(f"{name} is no file of a log")
-            (folder / name.removeprefix("log/")).write_bytes(self.read(name))
-        return bool(names)
+            data = self.read(name)
+            if name.startswith("log/texts/") and sha256(data) != name.removeprefix("log/texts/"):
+                raise BadPack(f"{name} is not the text that its name stands for")
+            (folder / name.removeprefix("log/")).write_bytes(data)
+        return any(name.endswith(".jsonl") for name in names)
 
 
 def check(
