@@ -70,7 +70,7 @@ print("\n".join(may))
 mine = work / "aurora.jsonl"
 fetched, code = fedrec("audit", "fetch", status(site)["url"], mine)
 assert code == 0, fetched
-lines = [json.loads(line) for line in mine.read_text().splitlines()]
+lines = fedrec("audit", "log", mine)[0]["events"]
 assert lines[-1]["actor"] == os.environ["FEDREC_USER"]
 print(fetched["verdict"], fetched["events"], "events")
 pd.DataFrame(lines)[["seq", "at", "actor", "role", "act", "object", "outcome"]].tail(4)

@@ -196,7 +196,8 @@ ACTS: dict[str, Act] = {
         [("site", "export", "log", "done")],
     ),
     "pack": (
-        lambda s: s.command("audit", "pack", s.site.folder, "--run", "run", "--out", s.site.folder.parent / "p.zip"),
+        lambda s: s.command("audit", "pack", s.site.folder, "--run", "run", "--request", s.kept["plan"].id,
+                            "--out", s.site.folder.parent / "p.zip"),
         [("site", "export", "log", "done")],
     ),
     "pause": (Story.cleared, [(OWNER, "pause", "solo", "done"), (OWNER, "resume", "solo", "done")]),
