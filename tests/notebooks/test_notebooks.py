@@ -42,7 +42,9 @@ def executed(sites: Sites, lab: Path) -> dict[str, Any]:
         NotebookClient(notebook, timeout=SLOWEST, resources={"metadata": {"path": str(lab)}}).execute()
         return notebook
 
-    first, *others, last = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    first, *others = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    (last,) = (path for path in others if path.stem.startswith("04"))  # the auditor comes when all is done
+    others.remove(last)
     said: list[str] = []
     with pytest.MonkeyPatch.context() as patch, OtherOwners(sites, said.append), ThreadPoolExecutor(2) as tabs:
         patch.setenv("JUPYTER_PATH", str(lab / "jupyter"))
