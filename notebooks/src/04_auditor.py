@@ -155,15 +155,15 @@ print(found["findings"] or "every act has its event, every event its act")
 # %% [markdown]
 # ## One byte changed
 #
-# Somebody who can write the site's files makes himself look innocent: in a copy of the log, one letter of an
-# e-mail address is another. And in a pack, one byte anywhere.
+# Somebody who can write the site's files makes himself look innocent: in a copy of the log, one letter of a role
+# is another. And in a pack, one byte anywhere.
 
 # %% tags=["final-table"]
 copy = work / "log"
 shutil.copytree(site / "state" / "audit", copy)
 first = min(copy.glob("*.jsonl"))
 data = first.read_bytes()
-place = data.index(b"ada@lab.example")
+place = data.index(b'"scientist"') + 1
 first.write_bytes(data[:place] + b"e" + data[place + 1 :])
 
 evil = bytearray((work / "aurora.zip").read_bytes())
