@@ -6,6 +6,7 @@ version: another PySyft has other holes, so the site does not start with it.
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +17,7 @@ from fedrec.institution import endpoint
 KNOWN = "0.9.5"
 _STATUSES = "fedrec statuses"  # where one call of a code keeps what it has read
 _applied: list[bool] = []
+_log = logging.getLogger("fedrec.pysyft")
 
 
 def import_syft() -> Any:
@@ -41,6 +43,7 @@ def apply() -> None:
     from syft.service.code.user_code import UserCode
     from syft.service.code.user_code_service import UserCodeService
     from syft.service.policy.policy import OutputPolicyExecuteCount
+    from syft.service.response import SyftError
     from syft.store.db.stash import ObjectStash
     from syft.types.result import Ok
 
@@ -67,6 +70,18 @@ def apply() -> None:
     # One call read the code's status six times; it is the permit that is looked up again before anything runs.
     UserCodeService._call = _with_one_status(UserCodeService._call)
     UserCode.get_status = _read_once(UserCode.get_status)
+    # Every error was printed, its traceback too, where nobody reads; the owner reads the site's log.
+    SyftError.from_exception = classmethod(_told)
+
+
+def _told(cls: Any, context: Any, exc: Exception, include_traceback: bool = False) -> Any:  # noqa: ARG001
+    """PySyft's error for a caller, without a traceback; what PySyft did not expect stands in the site's log."""
+    from syft.types.errors import SyftException
+
+    if isinstance(exc, SyftException):
+        return cls(message=exc.get_message(context))
+    _log.error("PySyft failed", exc_info=exc)
+    return cls(message=f"Something unexpected happened server side {type(exc)}")
 
 
 def _exec_code(self: Any, code: Any, context: Any, *args: Any, log_id: Any = None, **given: Any) -> Any:

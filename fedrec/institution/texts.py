@@ -152,7 +152,7 @@ def free_texts(event: Mapping[str, Any]) -> list[str]:
 
 
 def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+    handle = os.open(folder, os.O_DIRECTORY)
     try:
         os.fsync(handle)
     finally:

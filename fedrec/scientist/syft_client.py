@@ -87,6 +87,8 @@ class SyftSite:
                     "login.password", f"{name}: e-mail or password is wrong", "Check FEDREC_USER and FEDREC_PASSWORD"
                 ) from None
             raise refusal_of(text) from None
+        except AttributeError as error:
+            raise _meant(error) from None
         self.uid = str(self.client.id.no_dash)
         self.key: SigningKey = self.client.credentials.signing_key
 
@@ -205,8 +207,18 @@ def said() -> Any:
         if told:  # PySyft went on with an error as if it were the answer
             raise refusal_of(text) from None
         if "has no submodule or method" not in str(error):  # the schema leaves the call out
-            raise
+            raise _meant(error) from None
         raise Refused("gate.role", "this account may not call this", "Use an account with the role for it") from None
+
+
+def _meant(error: AttributeError) -> Exception:
+    """The refusal in whose place PySyft failed, because it expects its own exceptions only; else the error itself."""
+    before: BaseException | None = error
+    while before is not None:
+        if isinstance(before, Refused):
+            return before
+        before = before.__cause__ or before.__context__
+    return error
 
 
 def refusal_of(text: str) -> Refused:

@@ -70,7 +70,7 @@ print("\n".join(may))
 mine = work / "aurora.jsonl"
 fetched, code = fedrec("audit", "fetch", status(site)["url"], mine)
 assert code == 0, fetched
-lines = [json.loads(line) for line in mine.read_text().splitlines()]
+lines = fedrec("audit", "log", mine)[0]["events"]
 assert lines[-1]["actor"] == os.environ["FEDREC_USER"]
 print(fetched["verdict"], fetched["events"], "events")
 pd.DataFrame(lines)[["seq", "at", "actor", "role", "act", "object", "outcome"]].tail(4)
@@ -155,15 +155,15 @@ print(found["findings"] or "every act has its event, every event its act")
 # %% [markdown]
 # ## One byte changed
 #
-# Somebody who can write the site's files makes himself look innocent: in a copy of the log, one letter of an
-# e-mail address is another. And in a pack, one byte anywhere.
+# Somebody who can write the site's files makes himself look innocent: in a copy of the log, one letter of a role
+# is another. And in a pack, one byte anywhere.
 
 # %% tags=["final-table"]
 copy = work / "log"
 shutil.copytree(site / "state" / "audit", copy)
 first = min(copy.glob("*.jsonl"))
 data = first.read_bytes()
-place = data.index(b"ada@lab.example")
+place = data.index(b'"scientist"') + 1
 first.write_bytes(data[:place] + b"e" + data[place + 1 :])
 
 evil = bytearray((work / "aurora.zip").read_bytes())

@@ -196,7 +196,8 @@ ACTS: dict[str, Act] = {
         [("site", "export", "log", "done")],
     ),
     "pack": (
-        lambda s: s.command("audit", "pack", s.site.folder, "--run", "run", "--out", s.site.folder.parent / "p.zip"),
+        lambda s: s.command("audit", "pack", s.site.folder, "--run", "run", "--request", s.kept["plan"].id,
+                            "--out", s.site.folder.parent / "p.zip"),
         [("site", "export", "log", "done")],
     ),
     "pause": (Story.cleared, [(OWNER, "pause", "solo", "done"), (OWNER, "resume", "solo", "done")]),
@@ -315,7 +316,10 @@ def test_no_log_holds_an_id_a_rating_a_password_or_a_reason(told):
     """The canary is in every user's id; the control finds it in the data, and the reason in the ledger."""
     folder = told.site.folder
     secret = [word.encode() for word in (CANARY, ADA_PASSWORD, told.site.owner_password, WRONG, REASON, '"rating"')]
-    logs = [*(folder / "state" / "audit").iterdir(), folder / "state" / "log" / "site.jsonl"]
+    logs = [
+        *(path for path in (folder / "state" / "audit").rglob("*") if path.is_file()),
+        folder / "state" / "log" / "site.jsonl",
+    ]
     assert len(logs) >= 2
     assert {word for path in logs for word in secret if word in path.read_bytes()} == set()
     assert CANARY.encode() in (folder / "data" / "ratings.csv").read_bytes()

@@ -42,7 +42,9 @@ def executed(sites: Sites, lab: Path) -> dict[str, Any]:
         NotebookClient(notebook, timeout=SLOWEST, resources={"metadata": {"path": str(lab)}}).execute()
         return notebook
 
-    first, *others, last = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    first, *others = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    (last,) = (path for path in others if path.stem.startswith("04"))  # the auditor comes when all is done
+    others.remove(last)
     said: list[str] = []
     with pytest.MonkeyPatch.context() as patch, OtherOwners(sites, said.append), ThreadPoolExecutor(2) as tabs:
         patch.setenv("JUPYTER_PATH", str(lab / "jupyter"))
@@ -131,8 +133,9 @@ def test_no_output_holds_a_password_or_a_path_of_this_machine(executed, sites, l
     secrets = [ADA_PASSWORD, EVE_PASSWORD, *(site.owner_password for site in sites.all.values())]
     places = [str(lab), str(sites.work), str(ROOT), sys.prefix, str(Path.home() / ".")]
     for name, notebook in executed.items():
-        outputs = json.dumps([cell.get("outputs", []) for cell in notebook.cells])
-        assert [word for word in (*secrets, *places) if word in outputs] == [], name
+        for cell in notebook.cells:
+            outputs = json.dumps(cell.get("outputs", []))
+            assert [word for word in (*secrets, *places) if word in outputs] == [], (name, outputs)
 
 
 def test_no_output_but_the_owners_own_look_holds_the_time_of_a_rating(executed, sites):
