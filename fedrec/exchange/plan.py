@@ -15,7 +15,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from fedrec.errors import Refused
+from fedrec.exchange.codec import CODECS, Codec
 
 PROTOCOLS = ("p1", "p2", "p3", "all")
 DTYPES = {"float16": 2, "float32": 4, "float64": 8, "int32": 4, "int64": 8}
@@ -39,8 +42,9 @@ _SECTIONS = {
     "local",
     "schedule",
     "stop",
+    "codec",
 }
-_OPTIONAL = ("local", "schedule", "stop")
+_OPTIONAL = ("local", "schedule", "stop", "codec")
 _ASKS = {"train", "rounds", "runs", "evaluate", "publish", "days"}
 _TOP_TYPES = {"name": str, "purpose": str, "fedrec": str, "seed": int}
 
@@ -104,6 +108,7 @@ class PlanText:
         local: epochs at the site, after which parameters leave; empty = the model's own contribution leaves.
         schedule: name and settings of which sites train when; empty = every site in every round.
         stop: when a run ends before its last round; empty = never.
+        codec: by name, how updates are rounded so that they travel in fewer bytes; empty = not at all.
     """
 
     name: str
@@ -123,6 +128,18 @@ class PlanText:
     local: Mapping[str, Any] = field(default_factory=dict)
     schedule: Mapping[str, Any] = field(default_factory=dict)
     stop: Mapping[str, Any] = field(default_factory=dict)
+    codec: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def packs(self) -> Codec | None:
+        """The codec of the plan's updates; None where they travel as they are."""
+        return CODECS[self.codec["name"]] if self.codec else None
+
+    def travels(self, n_items: int) -> int:
+        """Bytes of an update's arrays as they travel, without a header."""
+        codec = self.packs or CODECS["float32"]
+        shapes = [(tensor.sized(n_items), np.dtype(tensor.dtype)) for tensor in self.leaves.values()]
+        return sum(codec.size(np.broadcast_to(np.zeros((), dtype), shape)) for shape, dtype in shapes)
 
     @property
     def measures(self) -> tuple[str, ...]:
@@ -210,6 +227,8 @@ class PlanText:
             raise TypeError("model.name or aggregator.name")
         if any(title in raw and not (type(raw[title]) is dict and raw[title]) for title in _OPTIONAL):
             raise ValueError("an empty table")
+        leaves = {name: Tensor.parse(text) for name, text in raw["leaves"].items()}
+        _check_codec(raw.get("codec"), leaves)
         return cls(
             name=raw["name"],
             purpose=raw["purpose"],
@@ -217,7 +236,7 @@ class PlanText:
             seed=raw["seed"],
             model=raw["model"],
             aggregator=raw["aggregator"],
-            leaves={name: Tensor.parse(text) for name, text in raw["leaves"].items()},
+            leaves=leaves,
             rounds=asks["rounds"],
             train=train,
             runs=asks["runs"],
@@ -227,6 +246,15 @@ class PlanText:
             use=raw.get("use", ""),
             **{title: raw.get(title, {}) for title in _OPTIONAL},
         )
+
+
+def _check_codec(table: Mapping[str, Any] | None, leaves: Mapping[str, Tensor]) -> None:
+    if table is None:
+        return
+    if set(table) != {"name"} or table["name"] not in ("float16", "int8"):
+        raise ValueError("codec.name: float16 or int8")
+    if any(tensor.dtype != "float32" or tensor.norm is not None for tensor in leaves.values()):
+        raise ValueError("codec: it packs float32 arrays, and rounding keeps no norm")
 
 
 def fingerprint(text: str) -> str:

@@ -32,6 +32,7 @@ def html_of(shown: Mapping[str, Any]) -> str:
     rounds = f"{facts['train_tasks']} train tasks in all, on the rows {', '.join(facts['rows'])}"
     sums = "; hit counts as sums over users" if facts["evaluate"] else ""
     sums += "".join(f"; beside each update the number {name}" for name in facts["measures"])
+    sums += f"; {facts['codec']}, {facts['bytes']:,} bytes" if facts["codec"] else ""
     parts = [
         _table(head),
         _title("What will leave"),

@@ -20,6 +20,7 @@ from fedrec.config.secret import secret
 from fedrec.core.params import SharedParams
 from fedrec.errors import Refused, Unreachable, WrongInput
 from fedrec.exchange import passport, signing
+from fedrec.exchange.codec import unpack_update
 from fedrec.exchange.request import function_name
 from fedrec.exchange.wire import decode, encode, sha256
 from fedrec.scientist.federation import Answer, RoundTask, SiteRefused
@@ -273,7 +274,10 @@ class Datasites:
         if sha256(data) != facts["sha256"]:
             raise Refused("update.sha256", "the update is not the one its passport names", "Resume the run")
         measures = {key: value / 10_000 for key, value in dict(facts["measures"]).items()}
-        return SiteUpdate(name, float(facts["rows"]), SharedParams(decode(data)), int(facts["users"]), measures)
+        tensors, spec = decode(data), task.plan.spec
+        if spec.packs is not None:
+            tensors = unpack_update(spec.packs, tensors, task.shared.tensors if spec.local else None)
+        return SiteUpdate(name, float(facts["rows"]), SharedParams(tensors), int(facts["users"]), measures)
 
     def _put(self, site: SyftSite, request: str, name: str, data: bytes) -> None:
         target = f"/fedrec/v1/blobs/{name}"
