@@ -276,6 +276,8 @@ class Instant:
     def run(self, task: RoundTask) -> Sequence[Answer]:  # noqa: ARG002
         return []
 
+    def close(self) -> None: ...
+
     def receive(self, until: float | None) -> Sequence[Answer]:  # noqa: ARG002
         return [Answer(site, SiteUpdate(site, 10.0, self._gradient, 5)) for site in self._sites]
 

@@ -144,6 +144,12 @@ class SimulatedCalls:
                 answers.append(refusal)
         return answers
 
+    def sleep(self, seconds: float) -> None:
+        self._now += seconds
+
+    def close(self) -> None:
+        self._under_way = []
+
 
 def simulate(
     frames: Mapping[str, pd.DataFrame],

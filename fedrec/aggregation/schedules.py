@@ -37,7 +37,10 @@ class Schedule(Protocol):
 
     Attributes:
         max_staleness: an answer to a model that is more rounds old is dropped; 0 takes none that is late.
+        by_hours: whether a round does without sites that are outside the hours of their permits.
     """
+
+    by_hours: ClassVar[bool]
 
     @property
     def max_staleness(self) -> int: ...
@@ -66,6 +69,7 @@ class Synchronous:
     """Every site in every round; the round waits for all."""
 
     max_staleness: ClassVar[int] = 0
+    by_hours: ClassVar[bool] = False
 
     def choose(self, number: int, sites: Sequence[str], away: Collection[str]) -> tuple[str, ...]:
         return tuple(sites)
@@ -89,6 +93,7 @@ class Sampled:
     seed: int = 0
 
     max_staleness: ClassVar[int] = 0
+    by_hours: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         _whole("sampled.k", self.k, 1)
@@ -106,6 +111,8 @@ class Sampled:
 class Periodic:
     """Every site once in `every` rounds, by turns: site number i in the rounds i, i + every, i + 2 every, …
 
+    A site whose permit is for other hours of the day is left out of a round; one without any site waits.
+
     Args:
         every: in rounds; 1 is synchronous. At most the number of sites, else some rounds would have nobody.
     """
@@ -113,6 +120,7 @@ class Periodic:
     every: int = 2
 
     max_staleness: ClassVar[int] = 0
+    by_hours: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _whole("periodic.every", self.every, 1)
@@ -143,6 +151,8 @@ class Quorum:
     patience: float = 2.0
     max_staleness: int = 0
 
+    by_hours: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         _whole("quorum.least", self.least, 1)
         _whole("quorum.max_staleness", self.max_staleness, 0)
@@ -172,6 +182,8 @@ class Buffered:
 
     size: int = 2
     max_staleness: int = 20
+
+    by_hours: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _whole("buffered.size", self.size, 1)

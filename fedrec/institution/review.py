@@ -125,6 +125,7 @@ def against_caps(plan: PlanText, limits: Limits, n_items: int) -> list[dict[str,
         may("own code", own, limits.own_code),
         may("publish", plan.publish, limits.publish),
         line("users behind a row", "-", f"at least {limits.min_users_per_row}", ""),
+        line("hours of the day, UTC", "-", limits.hours, ""),
         line("minutes a job", "-", f"{limits.minutes:g}", ""),
         line("memory of a job", "-", f"{limits.memory_mb} MB", ""),
     ]

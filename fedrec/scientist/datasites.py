@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import queue
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
     from fedrec.scientist.syft_client import SyftSite
 
+POLL_S = 5  # how long one look at a job waits; the line to the site is taken meanwhile
 _log = logging.getLogger("fedrec")
 
 
@@ -211,7 +213,16 @@ class Datasites:
             raise Refused.from_answer(answer)
         return answer
 
-    def _one(self, name: str, task: RoundTask, message: dict[str, Any], data: bytes, carried: Carried) -> Answer:
+    def _one(
+        self,
+        name: str,
+        task: RoundTask,
+        message: dict[str, Any],
+        data: bytes,
+        carried: Carried,
+        closed: threading.Event | None = None,
+    ) -> Answer:
+        """One site's answer; gives up between two looks at its job once `closed` is set."""
         site, plan = self._sites[name], task.plan
         before = site.line.counted
         try:
@@ -223,6 +234,8 @@ class Datasites:
                 if answer.get("code") != "task.base":
                     break
             while answer.get("status") == "running":
+                if closed is not None and closed.is_set():
+                    raise Refused("update.late", "the run went on without this site", "The site may go on")
                 answer = self._job(site, known["id"], answer["key"])
             if answer.get("status") != "done":
                 raise Refused.from_answer(answer)
@@ -288,7 +301,7 @@ class Datasites:
             raise reply.refusal()
 
     def _job(self, site: SyftSite, request: str, key: str) -> dict[str, Any]:
-        return dict(json.loads(site.own("GET", f"/fedrec/v1/jobs/{key}?wait=25", request=request)))
+        return dict(json.loads(site.own("GET", f"/fedrec/v1/jobs/{key}?wait={POLL_S}", request=request)))
 
     def _own(self, name: str) -> dict[str, dict[str, Any]]:
         """This account's requests at one site, by the plan's fingerprint."""
@@ -301,6 +314,7 @@ class SiteCalls:
 
     def __init__(self, federation: Datasites) -> None:
         self._federation, self._came = federation, queue.SimpleQueue[Answer | BaseException]()
+        self._closed = threading.Event()
 
     @property
     def n_items(self) -> int:
@@ -313,8 +327,9 @@ class SiteCalls:
         data = encode(task.shared.tensors)
         message = task.message(sha256(data))
         carried = self._federation.carried(task.run)
-        for site in task.sites:
-            self._federation._pool.submit(self._one, site, task, message, data, carried)
+        for site in task.sites:  # threads of their own: a site that never answers holds up neither a run nor the end
+            given = (site, task, message, data, carried)
+            threading.Thread(target=self._one, args=given, name=f"{task.run} {site}", daemon=True).start()
 
     def receive(self, until: float | None) -> Sequence[Answer | SiteRefused]:
         try:
@@ -325,8 +340,14 @@ class SiteCalls:
             raise answer
         return [answer]
 
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def close(self) -> None:
+        self._closed.set()
+
     def _one(self, site: str, task: RoundTask, message: dict[str, Any], data: bytes, carried: Carried) -> None:
         try:
-            self._came.put(self._federation._one(site, task, message, data, carried))
+            self._came.put(self._federation._one(site, task, message, data, carried, self._closed))
         except BaseException as error:  # told in the thread that waits
             self._came.put(error)
