@@ -244,6 +244,12 @@ class Datasites:
         except Refused as refusal:
             self._known.pop((name, plan.fingerprint), None)
             raise SiteRefused(name, refusal) from None
+        except Exception as error:  # an answer that is none, whoever sent it
+            site.line.close()
+            reason = f"{name}: its answer cannot be read ({type(error).__name__})"
+            raise SiteRefused(
+                name, Refused("site.lost", reason, "Check the site and its proxy, then resume")
+            ) from error
         sent, received = site.line.counted
         return Answer(
             name, update, answer.get("numbers", {}), received - before[1], sent - before[0], answer.get("passport", {})
