@@ -1,6 +1,6 @@
 """What merging gives and costs, in simulation on ML-100K: how often to merge, what robust rules save, how fast.
 
-python benchmarks/aggregation.py [often] [codec] [robust] [slow] [speed] [driver] [--movies DIR] [--json FILE]
+python benchmarks/aggregation.py [often] [codec] [robust] [slow] [speed] [driver] [--real] [--movies DIR] [--json FILE]
 
 Without names, all of them.
 DIR holds ratings.csv and items.csv as `fedrec data get ml-100k DIR` writes them; without it they are fetched.
@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import slow_site
 from scipy.sparse.linalg import svds
 
 import fedrec
@@ -308,9 +309,12 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("parts", nargs="*", choices=[*PARTS, []], help=f"some of {', '.join(PARTS)}")
     options.add_argument("--movies", type=Path, metavar="DIR")
+    options.add_argument("--real", action="store_true", help="slow on real sites, of which one is held back")
     options.add_argument("--json", type=Path, metavar="FILE")
     asked = options.parse_args()
     rows, found = ratings(asked.movies), {}
+    if asked.real:
+        PARTS["slow"] = lambda _: slow_site.real(asked.movies)
     for name in asked.parts or PARTS:
         print(f"\n{(PARTS[name].__doc__ or '').splitlines()[0]}", flush=True)
         found[name] = []
