@@ -61,10 +61,23 @@ class Proxy:
                 mode = self.mode
                 if mode == "late":
                     time.sleep(self.delay)
-                caller.sendall({"half": data[: len(data) // 2], "twice": data + data}.get(mode, data))
+                if mode == "twice":
+                    data = 2 * (data + _more(site))
+                caller.sendall(data[: len(data) // 2] if mode == "half" else data)
                 if mode == "half":
                     time.sleep(self.delay)
             caller.close()
+
+
+def _more(site: socket.socket) -> bytes:
+    """The rest of an answer: what comes before a tenth of a second of silence."""
+    found = b""
+    site.settimeout(0.1)
+    with contextlib.suppress(TimeoutError):
+        while data := site.recv(65536):
+            found += data
+    site.settimeout(None)
+    return found
 
 
 def jobs_of(pid: int) -> list[int]:
@@ -111,7 +124,7 @@ def held(*pids: int) -> Iterator[threading.Event]:
         thread.join()
 
 
-def until(true: object, seconds: float = 20.0) -> None:
+def until(true: object, seconds: float = 60.0) -> None:
     """Wait until the function says so."""
     deadline = time.monotonic() + seconds
     while not true():  # type: ignore[operator]

@@ -81,7 +81,7 @@ def test_a_synchronous_run_stops_at_a_broken_line_and_goes_on_to_the_same_model(
     run, _ = started(here)
     next(run.rounds())
     here.proxy.mode = mode
-    refusal = refused(run.finish, within=4 * SILENCE)
+    refusal = refused(run.finish, within=6 * SILENCE)
     assert (refusal.code, "borealis" in refusal.reason, here.proxy.broken > 0) == ("site.lost", True, True)
     assert "1 rounds are committed" in refusal.reason
     here.proxy.mode = ""
@@ -106,7 +106,7 @@ def test_a_quorum_goes_on_without_a_site_whose_line_is_broken_and_takes_it_back(
         here.proxy.mode = mode if done.number in (0, 1) else ""
         if done.number > 1 and "borealis" not in done.sites:
             time.sleep(SILENCE / 4)  # until the line is known to be lost
-    assert time.monotonic() - began < 6 * SILENCE
+    assert time.monotonic() - began < 8 * SILENCE
     with_it = ["borealis" in one["sites"] for one in run.log]
     assert with_it[:2] == [True, False]
     assert with_it[-1], run.log
@@ -119,12 +119,12 @@ def test_a_quorum_goes_on_without_a_site_whose_job_hangs_and_the_next_run_does_n
     began = time.monotonic()
     with held(here.pids["delphi"]):
         run.finish()
-        assert time.monotonic() - began < 2 * SILENCE
+        assert time.monotonic() - began < 8 * SILENCE
         assert all("delphi" not in one["sites"] for one in run.log[1:])
         until(lambda: jobs_of(here.pids["delphi"]))
         began = time.monotonic()
         here.owners["delphi"].undo(ids["delphi"], "it hangs")
-        until(lambda: not jobs_of(here.pids["delphi"]), 5)  # the owner ends it
+        until(lambda: not jobs_of(here.pids["delphi"]), 20)  # the owner ends it
         other, _ = started(here, Quorum(3), rounds=1)
     other.finish()
     assert len(other.log[0]["sites"]) == 4
@@ -138,7 +138,7 @@ def test_a_permit_that_is_revoked_while_its_job_runs_ends_the_round_in_one_sente
             lambda: (until(lambda: jobs_of(here.pids["aurora"])), here.owners["aurora"].undo(ids["aurora"], "enough")),
         )
         answer.start()
-        refusal = refused(run.finish, within=2 * SILENCE)
+        refusal = refused(run.finish, within=6 * SILENCE)
         answer.join()
     assert (refusal.code, run.log) == ("permit.revoked", [])
     assert "enough" in refusal.reason
@@ -157,7 +157,7 @@ def test_a_permit_that_expires_while_its_job_runs_lets_nothing_out(schedule, her
     with held(here.pids["delphi"]) as freed:
         threading.Timer(max(0.0, (last - datetime.now(UTC)).total_seconds()) + 1, freed.set).start()
         if schedule is None:
-            assert refused(run.finish, within=3 * SILENCE).code == "permit.expired"
+            assert refused(run.finish, within=6 * SILENCE).code == "permit.expired"
         else:
             run.finish()
             assert [one["left_out"]["delphi"] for one in run.log] == ["permit.expired"] * 2
