@@ -155,7 +155,7 @@ def test_a_text_with_a_wrong_codec_is_no_plan():
 
 
 def test_an_auditor_who_does_the_rounds_again_gets_the_bytes_that_left(site, jobs, jail):
-    site.audit.start("a", {}, {"data_version": site.store.version, "policy": policy.keep(site.state, site.config)})
+    site.audit.start("a", {}, {"data_version": site.store.version, **policy.keep(site)})
     row = approved(site, plan("int8", local=LocalEpochs(2, batch=4).table(), aggregator={"name": "mean"}))
     for number in range(3):
         train(site, jobs, row, {"items": ITEMS + np.float32(number)}, number=number)
