@@ -99,7 +99,7 @@ def jobs_of(pid: int) -> list[int]:
     """The processes of a site's jobs: all below its jail's warm parent."""
     warm = pid
     while warm == pid or Path(f"/proc/{warm}/comm").read_text().startswith("bwrap"):
-        (warm,) = _children(warm)
+        warm = min(_children(warm))  # the first that it started
     return _below(warm)
 
 

@@ -84,7 +84,7 @@ def jobs_of(pid: int) -> list[int]:
     """The processes of a site's jobs: all below its jail's warm parent."""
     warm = pid
     while warm == pid or Path(f"/proc/{warm}/comm").read_text().startswith("bwrap"):  # at level 3, two of them
-        (warm,) = children(warm)
+        warm = min(children(warm))  # the first that it started
     return below(warm)
 
 
