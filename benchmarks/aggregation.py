@@ -1,6 +1,6 @@
 """What merging gives and costs, in simulation on ML-100K: how often to merge, what robust rules save, how fast.
 
-python benchmarks/aggregation.py [often] [robust] [slow] [speed] [driver] [--movies DIR] [--json FILE]
+python benchmarks/aggregation.py [often] [codec] [robust] [slow] [speed] [driver] [--real] [--movies DIR] [--json FILE]
 
 Without names, all of them.
 DIR holds ratings.csv and items.csv as `fedrec data get ml-100k DIR` writes them; without it they are fetched.
@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import slow_site
 from scipy.sparse.linalg import svds
 
 import fedrec
@@ -126,6 +127,18 @@ def often(rows: Interactions) -> Iterator[Row]:
                     sent = f"E={epochs}" if epochs else "gradient"
                     moved = round(2 * k * number * VECTORS / 1e6, 1)
                     yield {"K": k, "split": by, "sent": sent, "rounds": number, "ndcg": round(found, 4), "MB": moved}
+
+
+def codec(rows: Interactions) -> Iterator[Row]:
+    """Updates in fewer bytes, four institutions: gradients over 25 rounds, and parameters after 5 epochs over 5."""
+    federation = SimulatedFederation(dealt(rows, 4, "iid"), rows.n_items)
+    for sent, rounds, local in (("gradient", 25, None), ("E=5", 5, LocalEpochs(5))):
+        for name in ("float32", "float16", "int8"):
+            plan = plan_of(rounds, local, codec=name)
+            (found,) = (value for _, _, value in trained(federation, plan, [rounds]))
+            up = round(4 * rounds * plan.spec.travels(rows.n_items) / 1e6, 2)
+            down = round(4 * rounds * VECTORS / 1e6, 2)
+            yield {"sent": sent, "rounds": rounds, "codec": name, "ndcg": round(found, 4), "MB up": up, "MB down": down}
 
 
 class Attacked(SimulatedFederation):
@@ -264,6 +277,8 @@ class Instant:
     def run(self, task: RoundTask) -> Sequence[Answer]:  # noqa: ARG002
         return []
 
+    def close(self) -> None: ...
+
     def receive(self, until: float | None) -> Sequence[Answer]:  # noqa: ARG002
         return [Answer(site, SiteUpdate(site, 10.0, self._gradient, 5)) for site in self._sites]
 
@@ -281,6 +296,7 @@ def driver(_: Interactions) -> Iterator[Row]:
 
 PARTS: dict[str, Callable[[Interactions], Iterator[Row]]] = {
     "often": often,
+    "codec": codec,
     "robust": robust,
     "slow": slow,
     "speed": speed,
@@ -293,9 +309,12 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("parts", nargs="*", choices=[*PARTS, []], help=f"some of {', '.join(PARTS)}")
     options.add_argument("--movies", type=Path, metavar="DIR")
+    options.add_argument("--real", action="store_true", help="slow on real sites, of which one is held back")
     options.add_argument("--json", type=Path, metavar="FILE")
     asked = options.parse_args()
     rows, found = ratings(asked.movies), {}
+    if asked.real:
+        PARTS["slow"] = lambda _: slow_site.real(asked.movies)
     for name in asked.parts or PARTS:
         print(f"\n{(PARTS[name].__doc__ or '').splitlines()[0]}", flush=True)
         found[name] = []

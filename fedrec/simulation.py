@@ -16,10 +16,12 @@ from fedrec.aggregation import SiteUpdate
 from fedrec.core.interactions import Interactions
 from fedrec.core.params import Array, SharedParams
 from fedrec.errors import DataError, Refused
+from fedrec.exchange.codec import unpack_update
 from fedrec.exchange.plan import check_start
 from fedrec.exchange.wire import decode, digest, encode
 from fedrec.institution.guard import MEASURE, Guard, check_measures
 from fedrec.institution.index import index_frame
+from fedrec.institution.outgoing import packed
 from fedrec.institution.perform import perform
 from fedrec.scientist.federation import Answer, RoundTask, SiteRefused, SiteState, Watch
 from fedrec.scientist.plan import Plan
@@ -55,6 +57,7 @@ class SimulatedFederation:
         self.seconds, self.quality = dict(seconds or {}), dict(quality or {})
         self._private: dict[tuple[str, str, str], dict[int, dict[str, Array]]] = {}
         self.told: list[tuple[str, str, int, str]] = []  # updates that were left out: site, run, round, code
+        self._rest: dict[tuple[str, str, str], dict[int, dict[str, Array]]] = {}  # by round: what its codec left over
 
     @property
     def n_items(self) -> int:
@@ -116,9 +119,13 @@ class SimulatedFederation:
             self._private[key] = kept | {task.number: done.state}
         if done.update is None:
             return Answer(site, numbers=done.numbers)
-        data = encode(done.update)
+        guard, rests = Guard(spec.leaves, self._n_items, max_bytes=10**12), self._rest.get(key, {})
+        last = max(before, default=-1)
+        data, left = packed(spec, guard, done.update, shared, rests.get(last, {}))
         update = decode(data)
-        Guard(spec.leaves, self._n_items, max_bytes=10**12).check(update, len(data))
+        if spec.packs is not None:
+            update = unpack_update(spec.packs, update, shared if spec.local else None)
+            self._rest[key] = {last: rests.get(last, {}), task.number: left or {}}
         said = check_measures(done.measures, spec.measures, lambda: self.quality.get(site, 1.0))
         measures = {name: value / MEASURE for name, value in said.items()}
         return Answer(site, SiteUpdate(site, float(done.rows), SharedParams(update), done.users, measures))
@@ -162,6 +169,12 @@ class SimulatedCalls:
             except SiteRefused as refusal:
                 answers.append(refusal)
         return answers
+
+    def sleep(self, seconds: float) -> None:
+        self._now += seconds
+
+    def close(self) -> None:
+        self._under_way = []
 
 
 def simulate(

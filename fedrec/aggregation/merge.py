@@ -52,7 +52,9 @@ def by_coordinate(updates: Sequence[SiteUpdate], rule: Callable[[Array], Array])
         flat = [update.tensors[name].reshape(-1) for update in updates]
         out = np.empty(first.size, dtype=first.dtype)
         for low in range(0, first.size, step):
-            out[low : low + step] = rule(np.stack([values[low : low + step] for values in flat], axis=1))
+            out[low : low + step] = rule(
+                np.ascontiguousarray(np.stack([values[low : low + step] for values in flat]).T)
+            )
         found[name] = out.reshape(first.shape)
     return SharedParams(found)
 

@@ -38,7 +38,10 @@ class Schedule(Protocol):
     Attributes:
         max_staleness: an answer to a model that is more rounds old is dropped; 0 takes none that is late.
         joins: a site whose owner approves the plan while it runs takes part from the next round on.
+        by_hours: whether a round does without sites that are outside the hours of their permits.
     """
+
+    by_hours: ClassVar[bool]
 
     @property
     def max_staleness(self) -> int: ...
@@ -71,6 +74,7 @@ class Synchronous:
 
     max_staleness: ClassVar[int] = 0
     joins: ClassVar[bool] = False
+    by_hours: ClassVar[bool] = False
 
     def choose(self, number: int, sites: Sequence[str], away: Collection[str]) -> tuple[str, ...]:
         return tuple(sites)
@@ -95,6 +99,7 @@ class Sampled:
 
     max_staleness: ClassVar[int] = 0
     joins: ClassVar[bool] = True
+    by_hours: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         _whole("sampled.k", self.k, 1)
@@ -112,6 +117,8 @@ class Sampled:
 class Periodic:
     """Every site once in `every` rounds, by turns: site number i in the rounds i, i + every, i + 2 every, …
 
+    A site whose permit is for other hours of the day is left out of a round; one without any site waits.
+
     Args:
         every: in rounds; 1 is synchronous. At most the number of sites, else some rounds would have nobody.
     """
@@ -120,6 +127,7 @@ class Periodic:
 
     max_staleness: ClassVar[int] = 0
     joins: ClassVar[bool] = False
+    by_hours: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _whole("periodic.every", self.every, 1)
@@ -151,6 +159,7 @@ class Quorum:
     max_staleness: int = 0
 
     joins: ClassVar[bool] = True
+    by_hours: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _whole("quorum.least", self.least, 1)
@@ -183,6 +192,7 @@ class Buffered:
     max_staleness: int = 20
 
     joins: ClassVar[bool] = True
+    by_hours: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _whole("buffered.size", self.size, 1)

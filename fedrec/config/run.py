@@ -27,6 +27,12 @@ class Named(OpenTable):
     name: Slug
 
 
+class OnlyName(Table):
+    """A codec by name; the plan checks that there is one."""
+
+    name: Slug
+
+
 class ModelTable(OpenTable):
     """A built-in model by name, or the scientist's own class from a Python file."""
 
@@ -55,6 +61,7 @@ class RunConfig(TomlFile):
     schedule: Named | None = None  # None = every site in every round
     local: dict[str, Any] = Field(default_factory=dict)  # epochs at the sites; empty = gradients or statistics leave
     stop: dict[str, Any] = Field(default_factory=dict)  # when to end early; empty = never
+    codec: OnlyName | None = None  # None = updates travel as float32
     rounds: int | None = Field(default=None, ge=1)  # None = the model's own
     seed: int = Field(default=0, ge=0)
     protocol: Literal["p1", "p2", "p3", "all"] = "all"  # which rows are trained on

@@ -39,6 +39,16 @@ Setting = Annotated[str, matches(r"[a-z0-9_]+\.[a-z][a-z0-9_]*", "must be a mode
 Range = Annotated[tuple[float, float], Field(strict=False), AfterValidator(_ordered)]
 
 
+def _hours(value: str) -> str:
+    first, _, last = value.partition("-")
+    if not 0 <= int(first) < int(last) <= 24:
+        raise ValueError("must be FIRST-LAST with 0 <= FIRST < LAST <= 24, in UTC")
+    return value
+
+
+Hours = Annotated[str, matches(r"[0-9]{1,2}-[0-9]{1,2}", 'must be hours in UTC such as "1-5"'), AfterValidator(_hours)]
+
+
 class Limits(Table):
     """What one permit of this site may allow at most."""
 
@@ -55,6 +65,7 @@ class Limits(Table):
     allow_echo: bool = False  # the model that sends back what it got; for benchmarks
     publish: bool = True  # may a run replace the served model
     days: int = Field(default=90, ge=1)  # longest life of a permit
+    hours: Hours = "0-24"  # of the day in UTC, in which tasks are taken; a permit may have fewer
     replay_mb: int = Field(default=2000, ge=0)  # models of past rounds that are kept so that they can be replayed
     models: tuple[Slug, ...] = Field(default=(), strict=False)  # names of allowed models; empty = all
     purposes: tuple[Slug, ...] = Field(default=(), strict=False)  # what a plan may be used for; empty = anything

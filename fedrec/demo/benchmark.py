@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import statistics
 import tempfile
@@ -16,6 +17,7 @@ from rich.table import Table
 from fedrec import models
 from fedrec.datasets import synthetic
 from fedrec.demo.floor import Floor
+from fedrec.demo.grpc_floor import GrpcFloor, available
 from fedrec.demo.sites import SCIENTIST, SiteProcess, Sites, prepare
 from fedrec.scientist.connect import connect
 from fedrec.scientist.datasites import Datasites
@@ -105,7 +107,7 @@ def make_consortium(folder: Path, sites: int) -> None:
 def drawn(report: Mapping[str, Any]) -> Table:
     """The rows as a table for a terminal."""
     table = Table(title="One round over all institutions (median)", title_justify="left")
-    for column in ("MB each way", "institutions", "seconds", "bare HTTP", "ratio", "repeats"):
+    for column in ("MB each way", "institutions", "seconds", "bare HTTP", "bare gRPC", "ratio", "repeats"):
         table.add_column(column, justify="right")
     for row in report["rows"]:
         figures = (
@@ -113,6 +115,7 @@ def drawn(report: Mapping[str, Any]) -> Table:
             str(row["institutions"]),
             f"{row['seconds']:.3f}",
             f"{row['floor_seconds']:.4f}",
+            "-" if row["grpc_seconds"] is None else f"{row['grpc_seconds']:.4f}",
         )
         table.add_row(*figures, f"{row['ratio']:.0f}", str(row["repeats"]))
     return table
@@ -146,20 +149,30 @@ def _rows(sites: Sites, options: Options, say: Say) -> list[dict[str, Any]]:
     sites.add_user(SCIENTIST, "scientist", password)
     federation = connect(sites.consortium, SCIENTIST, password)
     found = []
-    with Floor(options.sites) as floor:
+    if not available():
+        say("no bare gRPC beside it: grpcio is not installed")
+    with Floor(options.sites) as floor, contextlib.ExitStack() as more:
+        grpc = more.enter_context(GrpcFloor(options.sites)) if available() else None
         for megabytes in options.payloads:
             plan = _approved(sites, federation, megabytes, options.repeats + 1)
             seconds = statistics.median(_timed(federation, plan)[1:])
             payload = bytes(round(megabytes * 1e6))
-            bare = statistics.median([floor.round(payload) for _ in range(options.repeats + 1)][1:])
-            say(f"{megabytes:g} MB: {seconds:.3f} s a round, bare HTTP {bare:.4f} s")
+            bare, other = _bare(floor, payload, options.repeats), grpc and _bare(grpc, payload, options.repeats)
+            beside = "" if other is None else f", bare gRPC {other:.4f} s"
+            say(f"{megabytes:g} MB: {seconds:.3f} s a round, bare HTTP {bare:.4f} s{beside}")
             found.append(
                 {
                     "payload_mb": megabytes, "institutions": options.sites, "seconds": round(seconds, 4),
-                    "floor_seconds": round(bare, 5), "ratio": round(seconds / bare, 1), "repeats": options.repeats,
+                    "floor_seconds": round(bare, 5), "grpc_seconds": other and round(other, 5),
+                    "ratio": round(seconds / bare, 1), "repeats": options.repeats,
                 }
             )  # fmt: skip
     return found
+
+
+def _bare(floor: Floor, payload: bytes, repeats: int) -> float:
+    """Seconds, median; the first one opens the connections."""
+    return statistics.median([floor.round(payload) for _ in range(repeats + 1)][1:])
 
 
 def _long(sites: Sites, say: Say) -> dict[str, Any]:

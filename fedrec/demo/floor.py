@@ -13,26 +13,28 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
-from typing import Self
+from typing import Any, ClassVar, Self
 
 
 class Floor:
     """As many local servers as there are sites, each a process of its own, with one kept-open connection each."""
 
+    module: ClassVar[str] = __spec__.name  # what a server runs
+
     def __init__(self, servers: int) -> None:
         self._processes = [
             subprocess.Popen(
-                [sys.executable, "-m", __spec__.name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+                [sys.executable, "-m", self.module], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
             )
             for _ in range(servers)
         ]
-        self._lines: list[http.client.HTTPConnection] = []
+        self._lines: list[Any] = []
         self._pool = ThreadPoolExecutor(servers)
 
     def __enter__(self) -> Self:
         for process in self._processes:
             assert process.stdout is not None
-            self._lines.append(http.client.HTTPConnection("127.0.0.1", int(process.stdout.readline()), timeout=60))
+            self._lines.append(self.line(int(process.stdout.readline())))
         return self
 
     def __exit__(
@@ -48,14 +50,19 @@ class Floor:
     def round(self, payload: bytes) -> float:
         """Send the payload to every server and read it back, side by side; seconds."""
         began = time.monotonic()
-        for back in self._pool.map(lambda line: _echo(line, payload), self._lines):
+        for back in self._pool.map(lambda line: self.echo(line, payload), self._lines):
             assert len(back) == len(payload)
         return time.monotonic() - began
 
+    def line(self, port: int) -> Any:
+        """A connection to a server, with `close`."""
+        return http.client.HTTPConnection("127.0.0.1", port, timeout=60)
 
-def _echo(line: http.client.HTTPConnection, payload: bytes) -> bytes:
-    line.request("POST", "/", body=payload)
-    return line.getresponse().read()
+    def echo(self, line: Any, payload: bytes) -> bytes:
+        """Send the payload and read it back."""
+        line.request("POST", "/", body=payload)
+        back: bytes = line.getresponse().read()
+        return back
 
 
 class _Handler(BaseHTTPRequestHandler):

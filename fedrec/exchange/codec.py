@@ -151,6 +151,37 @@ def pack_with_feedback(
     return packed, {name: a - got[name] for name, a in wanted.items() if a.dtype == np.float32}
 
 
+def pack_update(
+    codec: Codec, update: Mapping[str, Array], base: Mapping[str, Array] | None, rest: Mapping[str, Array]
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """(what travels, the next rest) of an update: a gradient itself, of parameters what they moved.
+
+    Args:
+        base: the model that parameters were trained from; None for a gradient.
+
+    Raises:
+        Refused: `codec.form` when the base holds other arrays, and as `Codec.pack`.
+    """
+    if base is not None:
+        _check_same(update, base)
+        update = {name: (array - base[name]).astype(array.dtype) for name, array in update.items()}
+    return pack_with_feedback(codec, update, rest)
+
+
+def unpack_update(codec: Codec, packed: Mapping[str, Array], base: Mapping[str, Array] | None) -> dict[str, Array]:
+    """The update that `pack_update` packed, to one round's error. Raises: Refused `codec.form`."""
+    update = codec.unpack(packed)
+    if base is None:
+        return update
+    _check_same(update, base)
+    return {name: (base[name] + array).astype(array.dtype) for name, array in update.items()}
+
+
+def _check_same(update: Mapping[str, Array], base: Mapping[str, Array]) -> None:
+    if any(name not in base or base[name].shape != array.shape for name, array in update.items()):
+        raise Refused("codec.form", "the update has other arrays than the model it was trained from", "Send it again")
+
+
 def _rows(array: Array) -> tuple[int, ...]:
     return (*array.shape[:-1], 1) if array.ndim else ()
 

@@ -15,7 +15,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from fedrec.errors import Refused
+from fedrec.exchange.codec import CODECS, Codec
 
 PROTOCOLS = ("p1", "p2", "p3", "all")
 VALIDATION = "validation"  # rows that are neither trained on under p1 and p2 nor held out for their evaluation
@@ -43,8 +46,9 @@ _SECTIONS = {
     "stop",
     "search",
     "start",
+    "codec",
 }
-_OPTIONAL = ("local", "schedule", "stop", "search")
+_OPTIONAL = ("local", "schedule", "stop", "search", "codec")
 _ASKS = {"train", "rounds", "runs", "evaluate", "validate", "publish", "days", "sites"}
 _TOP_TYPES = {"name": str, "purpose": str, "fedrec": str, "seed": int}
 
@@ -112,6 +116,7 @@ class PlanText:
         sites: the institutions that are asked, by name; empty = all.
         start: SHA-256 of the encoded model that round 0 starts from; empty = the model's own beginning.
         search: settings that the centre tries on the merged statistic, by name.
+        codec: by name, how updates are rounded so that they travel in fewer bytes; empty = not at all.
     """
 
     name: str
@@ -135,6 +140,18 @@ class PlanText:
     sites: tuple[str, ...] = ()
     start: str = ""
     search: Mapping[str, Any] = field(default_factory=dict)
+    codec: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def packs(self) -> Codec | None:
+        """The codec of the plan's updates; None where they travel as they are."""
+        return CODECS[self.codec["name"]] if self.codec else None
+
+    def travels(self, n_items: int) -> int:
+        """Bytes of an update's arrays as they travel, without a header."""
+        codec = self.packs or CODECS["float32"]
+        shapes = [(tensor.sized(n_items), np.dtype(tensor.dtype)) for tensor in self.leaves.values()]
+        return sum(codec.size(np.broadcast_to(np.zeros((), dtype), shape)) for shape, dtype in shapes)
 
     @property
     def measures(self) -> tuple[str, ...]:
@@ -234,6 +251,8 @@ class PlanText:
             raise TypeError("model.name or aggregator.name")
         if any(title in raw and not (type(raw[title]) is dict and raw[title]) for title in _OPTIONAL):
             raise ValueError("an empty table")
+        leaves = {name: Tensor.parse(text) for name, text in raw["leaves"].items()}
+        _check_codec(raw.get("codec"), leaves)
         return cls(
             name=raw["name"],
             purpose=raw["purpose"],
@@ -241,7 +260,7 @@ class PlanText:
             seed=raw["seed"],
             model=raw["model"],
             aggregator=raw["aggregator"],
-            leaves={name: Tensor.parse(text) for name, text in raw["leaves"].items()},
+            leaves=leaves,
             rounds=asks["rounds"],
             train=train,
             runs=asks["runs"],
@@ -264,6 +283,15 @@ def check_start(plan: PlanText, kind: str, number: int, base: str) -> None:
     """
     if plan.start and kind == "train" and number == 0 and base != plan.start:
         raise Refused("task.start", "round 0 starts from another model than the plan names", "Send the plan's model")
+
+
+def _check_codec(table: Mapping[str, Any] | None, leaves: Mapping[str, Tensor]) -> None:
+    if table is None:
+        return
+    if set(table) != {"name"} or table["name"] not in ("float16", "int8"):
+        raise ValueError("codec.name: float16 or int8")
+    if any(tensor.dtype != "float32" or tensor.norm is not None for tensor in leaves.values()):
+        raise ValueError("codec: it packs float32 arrays, and rounding keeps no norm")
 
 
 def fingerprint(text: str) -> str:

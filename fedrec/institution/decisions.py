@@ -96,6 +96,7 @@ class Decisions:
                 "evaluate": site.config.limits.evaluate,
                 "days": site.config.limits.days,
             },
+            open_hours=site.config.limits.hours,
             ranges=ranges_of(plan, site.config.limits),
         )
         permit = sign(facts, site.keys.site)

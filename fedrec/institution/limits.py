@@ -59,7 +59,7 @@ def check_limits(plan: PlanText, config: SiteConfig, n_items: int | None = None)
             "Talk to the owner",
         )
     if n_items is not None:
-        size = sum(tensor.nbytes(n_items) for tensor in plan.leaves.values())
+        size = plan.travels(n_items)
         if size > limits.megabytes * 10**6:
             raise Refused(
                 "plan.bytes", f"an update has {size} bytes, {limits.megabytes:g} MB allowed", "Ask for a smaller model"

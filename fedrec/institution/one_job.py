@@ -11,6 +11,7 @@ from typing import Any
 from fedrec.errors import DataError, Refused
 from fedrec.exchange.passport import sign
 from fedrec.exchange.plan import PlanText
+from fedrec.exchange.wire import encode
 from fedrec.institution.jail import Report
 from fedrec.institution.ledger import RequestRow
 from fedrec.institution.outgoing import numbers_of, update_of
@@ -18,7 +19,17 @@ from fedrec.institution.permit import Task
 from fedrec.institution.published import Published
 from fedrec.institution.site import Site
 from fedrec.institution.store import Store
-from fedrec.institution.task_files import Runner, cut_log, facts_of, keep_base, run_in_jail, state_path
+from fedrec.institution.task_files import (
+    Runner,
+    base_of,
+    cut_log,
+    facts_of,
+    keep_base,
+    private_of,
+    rest_of,
+    run_in_jail,
+    state_path,
+)
 from fedrec.institution.trouble import check_room
 
 MAX_LOG = 10**6  # bytes that stay of what a job printed
@@ -88,7 +99,8 @@ def _release(
     detail: dict[str, Any],
 ) -> dict[str, Any]:
     """Guard the update, sign its passport, move it to where it may be fetched, keep the private state."""
-    update = update_of(plan, site.config.limits, store, task.protocol, folder / "update", report.body)
+    found = (folder / "update", report.body, base_of(site, row, task), rest_of(private_of(site, row, task)))
+    update = update_of(plan, site.config.limits, store, task.protocol, *found)
     if update.thin_items is not None:
         detail["thin_items"] = update.thin_items
     name, size = update.sha256, len(update.data)
@@ -97,6 +109,9 @@ def _release(
     facts = facts_of(site, row, task, permit) | counts | {"measures": update.measures}
     state = state_path(site, row, task)
     state.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if update.rest is not None:
+        (folder / "rest").write_bytes(encode(update.rest))
+        os.replace(folder / "rest", rest_of(state))
     os.replace(folder / "state", state)
     keep_base(site, row, task)
     detail.update(**counts, guard="passed", **{f"measure {key}": value for key, value in update.measures.items()})

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from fedrec.config.site import Limits
+from fedrec.core.params import Array
 from fedrec.core.split import split
 from fedrec.errors import Refused
+from fedrec.exchange.codec import pack_update, unpack_update
 from fedrec.exchange.plan import PlanText
 from fedrec.exchange.wire import decode, encode, sha256
 from fedrec.institution.guard import Guard, check_counts, check_measures, check_sums
@@ -26,6 +28,7 @@ class Update:
     Args:
         thin_items: rows that too few users stand behind and that are zero now; None where the site has no such limit.
         measures: qualities that the plan asks for beside the update, in ten-thousandths.
+        rest: what the plan's codec could not send: private, for the next round; None without a codec.
     """
 
     data: bytes
@@ -33,6 +36,7 @@ class Update:
     users: int
     thin_items: int | None
     measures: dict[str, int]
+    rest: dict[str, Array] | None = None
 
     @property
     def sha256(self) -> str:
@@ -40,26 +44,66 @@ class Update:
 
 
 def update_of(
-    plan: PlanText, limits: Limits, store: Store, protocol: str, file: Path, body: Mapping[str, Any]
+    plan: PlanText,
+    limits: Limits,
+    store: Store,
+    protocol: str,
+    file: Path,
+    body: Mapping[str, Any],
+    base: Path,
+    rest: Path,
 ) -> Update:
     """The update that a train task wrote into `file`, looked at for the last time.
 
     Args:
         body: what the jail reported.
+        base: the model that the task started from.
+        rest: what the round before could not send; no file in the first one, or without a codec.
 
     Raises:
-        Refused: `guard.` and what is wrong with it.
+        Refused: `guard.` or `codec.` and what is wrong with it.
     """
     rows, users = check_counts(body, store.n_rows, store.n_users)
-    if file.stat().st_size > limits.megabytes * 10**6 + MAX_MORE:  # before it is read into memory
+    most = limits.megabytes * 10**6
+    if plan.packs:  # the site's limit is on what travels
+        most = max(most, sum(tensor.nbytes(store.n_items) for tensor in plan.leaves.values()))
+    if file.stat().st_size > most + MAX_MORE:  # before it is read into memory
         raise Refused("guard.bytes", f"the update is larger than {limits.megabytes:g} MB", "Make the model smaller")
     tensors, thin = decode(file.read_bytes()), None
     guard = Guard(plan.leaves, store.n_items, int(limits.megabytes * 10**6), limits.min_users_per_row)
     if limits.min_users_per_row > 1:
         tensors, thin = guard.cohort(tensors, split(store.rows(), protocol, plan.seed).train.matrix())
-    data = encode(tensors)  # written anew: the bytes that the jail wrote could carry more than the arrays
-    guard.check(tensors, len(data))
-    return Update(data, rows, users, thin, check_measures(body.get("measures"), plan.measures, store.quality))
+    left = decode(rest.read_bytes()) if plan.packs and rest.exists() else {}
+    data, kept = packed(plan, guard, tensors, decode(base.read_bytes()) if plan.packs and plan.local else {}, left)
+    return Update(data, rows, users, thin, check_measures(body.get("measures"), plan.measures, store.quality), kept)
+
+
+def packed(
+    plan: PlanText,
+    guard: Guard,
+    tensors: Mapping[str, Array],
+    base: Mapping[str, Array],
+    rest: Mapping[str, Array],
+) -> tuple[bytes, dict[str, Array] | None]:
+    """(bytes that may leave, what stays for the next round); with a codec the guard looks before and after it.
+
+    Args:
+        base: the model that parameters were trained from.
+        rest: what the round before could not send.
+
+    Raises:
+        Refused: `guard.` or `codec.` and what is wrong with the arrays.
+    """
+    if plan.packs is None:
+        data = encode(tensors)  # written anew: the bytes that the jail wrote could carry more than the arrays
+        guard.check(tensors, len(data))
+        return data, None
+    guard.check(tensors, 0)
+    start = base if plan.local else None
+    sent, kept = pack_update(plan.packs, tensors, start, rest)
+    data = encode(sent)
+    guard.check(unpack_update(plan.packs, decode(data), start), len(data))  # what the centre will read
+    return data, kept
 
 
 def numbers_of(store: Store, body: Mapping[str, Any]) -> tuple[dict[str, Any], str]:

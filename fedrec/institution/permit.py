@@ -86,6 +86,7 @@ def make(
     now: datetime,
     limits: Mapping[str, Any],
     caps: Mapping[str, int],
+    open_hours: str = "0-24",
     ranges: Mapping[str, Sequence[float]] | None = None,
 ) -> dict[str, Any]:
     """The facts of a permit, unsigned: what the plan asks, cut to the approver's limits and the site's caps.
@@ -93,6 +94,7 @@ def make(
     Args:
         limits: the approver's own, all optional: rounds (train tasks in all), until (ISO time), hours ("8-18", UTC).
         caps: the site's: train, evaluate, days.
+        open_hours: the site's.
         ranges: the site's for the settings of the plan's model: least and most.
 
     Raises:
@@ -114,8 +116,7 @@ def make(
             raise _bad_limit("until lies in the past")
     if limits.get("epsilon") is not None:
         raise _bad_limit("this plan has no differential privacy, so it cannot be limited by epsilon")
-    hours = "0-24" if limits.get("hours") is None else str(limits["hours"])
-    _hours(hours)
+    hours = _common(open_hours, open_hours if limits.get("hours") is None else str(limits["hours"]))
     return {
         "v": 1,
         "id": secrets.token_hex(16),
@@ -251,6 +252,14 @@ def _hours(text: str) -> tuple[int, int]:
     if not _HOURS.fullmatch(text) or not 0 <= int(first) < int(last) <= 24:
         raise _bad_limit("hours is FIRST-LAST with 0 <= FIRST < LAST <= 24, in UTC")
     return int(first), int(last)
+
+
+def _common(site: str, asked: str) -> str:
+    spans = [_hours(site), _hours(asked)]
+    first, last = max(span[0] for span in spans), min(span[1] for span in spans)
+    if first >= last:
+        raise _bad_limit(f"the site takes tasks in the hours {site} UTC only")
+    return f"{first}-{last}"
 
 
 def _bad_task(reason: str) -> Refused:

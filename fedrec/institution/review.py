@@ -72,6 +72,8 @@ def details(
     ]
     facts = {
         "train_tasks": plan.train_tasks,
+        "bytes": plan.travels(n_items),
+        "codec": ROUNDED.get(str(plan.codec.get("name")), ""),
         "rounds": plan.rounds,
         "rows": list(plan.train),
         "measures": list(plan.measures),
@@ -93,7 +95,7 @@ def details(
 
 def against_caps(plan: PlanText, limits: Limits, n_items: int) -> list[dict[str, Any]]:
     """What the plan asks against what the site allows; `verdict` is within, cut, above, or "" for the site's own."""
-    size = sum(tensor.nbytes(n_items) for tensor in plan.leaves.values()) / 10**6
+    size = plan.travels(n_items) / 10**6
     name, own = str(plan.model["name"]), plan.own_code is not None
     evaluations = evaluations_of(plan)
 
@@ -124,6 +126,7 @@ def against_caps(plan: PlanText, limits: Limits, n_items: int) -> list[dict[str,
         may("own code", own, limits.own_code),
         may("publish", plan.publish, limits.publish),
         line("users behind a row", "-", f"at least {limits.min_users_per_row}", ""),
+        line("hours of the day, UTC", "-", limits.hours, ""),
         line("minutes a job", "-", f"{limits.minutes:g}", ""),
         line("memory of a job", "-", f"{limits.memory_mb} MB", ""),
     ]
@@ -165,17 +168,25 @@ MEASURES = {
 }
 
 
+ROUNDED = {
+    "float16": "rounded to float16 before it leaves, 11 bits of each number",
+    "int8": "rounded to whole numbers from -127 to 127 times one scale a row before it leaves",
+}
+
+
 def _leaving(shown: Mapping[str, Any]) -> list[str]:
     facts = shown["facts"]
-    total = sum(leaf["bytes"] for leaf in shown["leaves"])
     lines = [
         f"  {leaf['name']}: {leaf['dtype']} {' x '.join(map(str, leaf['shape']))}, {leaf['bytes']:,} bytes"
         + ("" if leaf["norm"] is None else f", L2 norm at most {leaf['norm']:g}")
         for leaf in shown["leaves"]
     ]
     lines.append(
-        f"  {total:,} bytes a round, {facts['train_tasks']} rounds in all, on the rows {', '.join(facts['rows'])}"
+        f"  {facts['bytes']:,} bytes a round, {facts['train_tasks']} rounds in all, "
+        f"on the rows {', '.join(facts['rows'])}"
     )
+    if facts["codec"]:
+        lines.append(f"  {facts['codec']}; what rounding loses stays here until the next round")
     beside = "".join(f", {MEASURES[name]}" for name in facts["measures"])
     lines.append(f"  with each update: how many rows and users stand behind it{beside}")
     if facts["evaluate"]:

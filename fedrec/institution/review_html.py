@@ -34,6 +34,7 @@ def html_of(shown: Mapping[str, Any]) -> str:
     if facts["validate"]:
         sums += f"; of {facts['validate']} models a run hit counts on validation rows, as sums over users"
     sums += "".join(f"; beside each update the number {name}" for name in facts["measures"])
+    sums += f"; {facts['codec']}, {facts['bytes']:,} bytes" if facts["codec"] else ""
     parts = [
         _table(head),
         _title("What will leave"),

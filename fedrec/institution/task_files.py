@@ -38,8 +38,10 @@ def run_in_jail(site: Site, jail: Runner, job: str, row: RequestRow, task: Task,
     limits = site.config.limits
     spec = {"plan": row.plan, "kind": task.kind, "protocol": task.protocol}
     before = private_of(site, row, task)
-    turns = PlanText.parse(row.plan).schedule  # without one every site trains in every round
-    if task.kind == "train" and not before.exists() and (trained_before(site, row, task) if turns else task.round):
+    plan = PlanText.parse(row.plan)
+    lost = not before.exists() or (plan.packs is not None and not rest_of(before).exists())
+    due = trained_before(site, row, task) if plan.schedule else task.round  # no schedule: every site in every round
+    if task.kind == "train" and lost and due:
         raise Refused("task.round", "the round before was not trained at this site", "Start the run again from round 0")
     with ExitStack() as stack:
         files = {
@@ -155,6 +157,11 @@ def private_of(site: Site, row: RequestRow, task: Task) -> Path:
     return state_path(site, row, task, max(trained_before(site, row, task), default=task.round - 1))
 
 
+def rest_of(state: Path) -> Path:
+    """Where that lies which the plan's codec could not send in a round, beside the round's private parameters."""
+    return state.with_suffix(".rest")
+
+
 def trained_before(site: Site, row: RequestRow, task: Task) -> list[int]:
     """The earlier rounds of a run that this site has trained."""
     jobs = (job for job in site.ledger.jobs_of(row.id, task.run) if job.task.kind == "train" and job.status == "done")
@@ -164,7 +171,7 @@ def trained_before(site: Site, row: RequestRow, task: Task) -> list[int]:
 def drop_states(site: Site, row: RequestRow, task: Task) -> None:
     """Delete the private parameters that lie before those which a task starts from."""
     start = private_of(site, row, task)
-    for path in start.parent.glob("*.safetensors"):
+    for path in start.parent.glob("[0-9]*.*"):
         if int(path.stem) < int(start.stem):
             path.unlink(missing_ok=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from fedrec.config import ConsortiumConfig
 from fedrec.core.params import SharedParams
 from fedrec.errors import Refused, WrongInput
 from fedrec.exchange import passport, signing
+from fedrec.exchange.codec import unpack_update
 from fedrec.exchange.request import function_name
 from fedrec.exchange.wire import decode, encode, sha256
 from fedrec.scientist.federation import Answer, RoundTask, SiteRefused, Watch
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
     from fedrec.scientist.syft_client import SyftSite
 
+POLL_S = 5  # how long one look at a job waits; the line to the site is taken meanwhile
 _log = logging.getLogger("fedrec")
 
 
@@ -241,7 +244,9 @@ class Datasites:
         data: bytes,
         carried: Carried,
         say: Callable[[str], None] = lambda _: None,
+        closed: threading.Event | None = None,
     ) -> Answer:
+        """One site's answer; gives up between two looks at its job once `closed` is set."""
         site, plan = self._sites[name], task.plan
         before = site.line.counted
         try:
@@ -253,8 +258,10 @@ class Datasites:
                 if answer.get("code") != "task.base":
                     break
             while answer.get("status") == "running":
+                if closed is not None and closed.is_set():
+                    raise Refused("update.late", "the run went on without this site", "The site may go on")
                 say(state := str(answer.get("state", "training")))
-                answer = self._job(site, known["id"], answer["key"], 1 if state == "queued" else 25)
+                answer = self._job(site, known["id"], answer["key"], 1 if state == "queued" else POLL_S)
             say("uploading")
             if answer.get("status") != "done":
                 raise Refused.from_answer(answer)
@@ -263,6 +270,12 @@ class Datasites:
         except Refused as refusal:
             self._known.pop((name, plan.fingerprint), None)
             raise SiteRefused(name, refusal) from None
+        except Exception as error:  # an answer that is none, whoever sent it
+            site.line.close()
+            reason = f"{name}: its answer cannot be read ({type(error).__name__})"
+            raise SiteRefused(
+                name, Refused("site.lost", reason, "Check the site and its proxy, then resume")
+            ) from error
         sent, received = site.line.counted
         return Answer(
             name, update, answer.get("numbers", {}), received - before[1], sent - before[0], answer.get("passport", {})
@@ -306,7 +319,10 @@ class Datasites:
         if sha256(data) != facts["sha256"]:
             raise Refused("update.sha256", "the update is not the one its passport names", "Resume the run")
         measures = {key: value / 10_000 for key, value in dict(facts["measures"]).items()}
-        return SiteUpdate(name, float(facts["rows"]), SharedParams(decode(data)), int(facts["users"]), measures)
+        tensors, spec = decode(data), task.plan.spec
+        if spec.packs is not None:
+            tensors = unpack_update(spec.packs, tensors, task.shared.tensors if spec.local else None)
+        return SiteUpdate(name, float(facts["rows"]), SharedParams(tensors), int(facts["users"]), measures)
 
     def _put(self, site: SyftSite, request: str, name: str, data: bytes) -> None:
         target = f"/fedrec/v1/blobs/{name}"

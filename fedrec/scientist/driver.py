@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -15,6 +16,9 @@ from fedrec.core.threads import one_thread
 from fedrec.errors import Refused
 from fedrec.scientist.federation import Answer, Calls, Federation, RoundTask, SiteRefused, SiteState, Watch, nobody
 from fedrec.scientist.plan import Plan
+
+HOURS_S = 60.0  # how long to wait where too few sites take tasks at this hour
+_log = logging.getLogger("fedrec")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,15 +90,29 @@ def train(
         Refused: too few sites can still answer; the rounds yielded so far stand.
     """
     now, calls = start, federation.calls(watch)
+    try:
+        yield from _rounds(plan, calls, run, protocol, sites, now, watch)
+    finally:
+        calls.close()
+
+
+def _rounds(
+    plan: Plan, calls: Calls, run: str, protocol: str, sites: Sequence[str], now: Progress, watch: Watch
+) -> Iterator[Round]:
     away: dict[str, Away] = {}
     seconds: list[float] = []
     while now.number < plan.spec.rounds:
         began = calls.clock()
-        chosen = plan.turns.choose(now.number, sites, away)
-        task = RoundTask(plan, "train", run, now.number, protocol, chosen, now.shared)
-        calls.send(task)
-        away |= {site: Away(task, began) for site in chosen}
-        came = _gather(plan, calls, len(chosen), away, now.number, seconds, watch)
+        while True:
+            chosen = plan.turns.choose(now.number, sites, away)
+            task = RoundTask(plan, "train", run, now.number, protocol, chosen, now.shared)
+            calls.send(task)
+            away |= {site: Away(task, calls.clock()) for site in chosen}
+            came = _gather(plan, calls, len(chosen), away, now.number, seconds, watch)
+            if came.enough:
+                break
+            _log.warning("round %d waits: %s take tasks at other hours", now.number, ", ".join(came.left_out))
+            calls.sleep(HOURS_S)  # then the round is sent again: who has answered answers the same at once
         answers = sorted(came.answers, key=lambda answer: sites.index(answer.site))
         updates = [came.updates[answer.site] for answer in answers]
         with one_thread():
@@ -111,6 +129,7 @@ class _Came(NamedTuple):
     updates: dict[str, SiteUpdate]
     late: dict[str, int]
     left_out: dict[str, str]
+    enough: bool = True
 
 
 def _gather(
@@ -118,29 +137,33 @@ def _gather(
 ) -> _Came:
     """Wait as long as the schedule says; who answers is taken out of `away`.
 
+    A site outside the hours of its permit is away, where the schedule can do without it: the round then waits for
+    the others only, and is not `enough` when too few of them are left.
+
     Raises:
         Refused: the first refusal, once too few sites are left.
     """
-    came, first = _Came([], {}, {}, {}), None
-    wait, began = plan.turns.wait(chosen, len(away), seconds), calls.clock()
+    came, first, shut = _Came([], {}, {}, {}), None, 0
+    at_work, began = len(away), calls.clock()
+    wait = plan.turns.wait(chosen, at_work, seconds)
     until = None if wait.seconds is None else began + wait.seconds
     while len(came.answers) < wait.most:
         enough = len(came.answers) >= wait.least
         if not away or (first is not None and len(came.answers) + len(away) < wait.least):
-            if enough:
-                break
-            raise first or Refused(
-                "update.few", f"{len(came.answers)} of {wait.least} sites answered", "Resume the run"
-            )
+            break
         over = until is not None and calls.clock() >= until
         if over and enough:
             break
         for answer in calls.receive(None if over else until):
             was = away.pop(answer.site)
             if isinstance(answer, SiteRefused):
-                first = first or answer
                 came.left_out[answer.site] = answer.code
                 watch(SiteState(answer.site, was.task.number, "refused", answer))
+                if answer.code == "permit.hours" and plan.turns.by_hours:
+                    shut += 1
+                    wait = replace(plan.turns.wait(chosen - shut, at_work - shut, seconds), seconds=wait.seconds)
+                else:
+                    first = first or answer
                 continue
             seconds.append(calls.clock() - was.since)
             late = number - was.task.number
@@ -156,7 +179,10 @@ def _gather(
             came.answers.append(answer)
             if late:
                 came.late[answer.site] = late
-    return came
+    enough = len(came.answers) >= max(1, wait.least)
+    if not enough and (first is not None or not shut):
+        raise first or Refused("update.few", f"{len(came.answers)} of {wait.least} sites answered", "Resume the run")
+    return came._replace(enough=enough)
 
 
 def _as_merged(plan: Plan, calls: Calls, answer: Answer, base: SharedParams, late: int) -> SiteUpdate:

@@ -158,6 +158,14 @@ class Calls(Protocol):
         """What has come in; waits for at least one answer, or until the clock says `until`."""
         ...
 
+    def sleep(self, seconds: float) -> None:
+        """Let the clock go on by so much."""
+        ...
+
+    def close(self) -> None:
+        """The run goes on no further: nobody waits for the tasks that are still under way."""
+        ...
+
 
 class SiteRefused(Refused):
     """A site said no in the middle of a task; the run can go on from its last committed round."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import select
 import socket
 import ssl
 import threading
@@ -120,6 +121,9 @@ class Line:
             self._connection = None
 
     def _once(self, method: str, target: str, body: Any, headers: dict[str, str]) -> Reply:
+        sock = self._connection.sock if self._connection else None
+        if sock is not None and select.select([sock], [], [], 0)[0]:  # closed, or an answer that nobody asked for
+            self.close()
         if self._connection is None:
             self._connection = _Connection(self._host, self._port, timeout=SECONDS)
             self._connection.checks = self._checks

@@ -15,6 +15,7 @@ from fedrec import aggregation, models
 from fedrec.aggregation import Aggregator, Buffered, Schedule, Stop, Synchronous, WeightedMean
 from fedrec.core.params import SharedParams
 from fedrec.errors import WrongInput
+from fedrec.exchange.codec import codec_of
 from fedrec.exchange.plan import PlanText, Tensor, fingerprint
 from fedrec.exchange.wire import digest
 from fedrec.models import Model
@@ -41,6 +42,8 @@ class Plan:
             the model's own contribution leave, a gradient or a statistic.
         schedule: which sites train when; None is every site in every round.
         stop: when a run ends before its last round; None is never.
+        codec: "float16" or "int8", half or a quarter of an update's bytes, rounded with error feedback; None sends
+            float32.
         rounds: training rounds of one run; None takes the model's own.
         train: which rows each run trains on: "p1", "p3" (parts held out for evaluation) or "all".
         runs: how many runs of each kind the permits should allow.
@@ -62,6 +65,7 @@ class Plan:
     local: LocalEpochs | None = None
     schedule: Schedule | None = None
     stop: Stop | None = None
+    codec: str | None = None
     rounds: int | None = None
     train: tuple[str, ...] = ("all",)
     runs: int = 1
@@ -98,6 +102,7 @@ class Plan:
             local=LocalEpochs.from_table(spec.local),
             schedule=aggregation.schedule_of(spec.schedule) if spec.schedule else None,
             stop=aggregation.stop_of(spec.stop) if spec.stop else None,
+            codec=spec.codec.get("name"),
             rounds=spec.rounds,
             train=spec.train,
             runs=spec.runs,
@@ -154,6 +159,12 @@ class Plan:
         if (kind != "adam" and self.local is not None) or (kind == "sum" and isinstance(self.schedule, Buffered)):
             name = self.built.name
             raise WrongInput(f"{name} releases no gradients: no local epochs, no asynchronous rounds")
+        if self.codec is not None:
+            codec_of(self.codec)
+            if self.spec.codec and kind != "adam":
+                raise WrongInput(f"{self.built.name} releases a statistic once, and exactly: no codec")
+            if self.spec.codec and self.norms:
+                raise WrongInput("a codec rounds an update and adds what it lost before: it keeps no norms")
         measured = self.validate or {"model-quality", "global-quality"} & set(self.spec.measures)
         if measured and not set(self.train) <= {"p1", "p2"}:
             raise WrongInput("validation rows are held out under p1 and p2 only: train on these, or do not use them")
@@ -174,6 +185,7 @@ class Plan:
             local=self.local.table() if self.local else {},
             schedule=aggregation.settings_of(self.schedule) if self.schedule else {},
             stop=asdict(self.stop) if self.stop else {},
+            codec={"name": self.codec} if self.codec not in (None, "float32") else {},
             leaves={name: replace(tensor, norm=norms.get(name)) for name, tensor in leaves.items()},
             rounds=self.rounds or model.rounds_default,
             train=tuple(self.train),

@@ -27,6 +27,7 @@ def plan_of(config: RunConfig) -> Plan:
         "publish": config.publish, "name": config.name, "purpose": config.purpose, "seed": config.seed,
         "use": config.use or "", "local": LocalEpochs.from_table(config.local), "schedule": turns,
         "stop": aggregation.stop_of(config.stop) if config.stop else None,
+        "codec": config.codec and config.codec.name,
     }  # fmt: skip
     if config.code_path is None:
         return Plan(model=models.create(str(config.model.name), config.model.settings), **common)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import threading
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ class SiteCalls:
     def __init__(self, federation: Datasites, watch: Watch) -> None:
         self._federation, self._watch = federation, watch
         self._came = queue.SimpleQueue[Answer | SiteState | BaseException]()
+        self._closed = threading.Event()
 
     @property
     def n_items(self) -> int:
@@ -33,9 +35,10 @@ class SiteCalls:
         data = encode(task.shared.tensors)
         message = task.message(sha256(data))
         carried = self._federation.carried(task.run)
-        for site in task.sites:
+        for site in task.sites:  # threads of their own: a site that never answers holds up neither a run nor the end
             self._watch(SiteState(site, task.number, "sending"))
-            self._federation._pool.submit(self._one, site, task, message, data, carried)
+            given = (site, task, message, data, carried)
+            threading.Thread(target=self._one, args=given, name=f"{task.run} {site}", daemon=True).start()
 
     def tell(self, site: str, task: RoundTask, refusal: Refused) -> None:
         self._federation._pool.submit(self._federation._tell, site, task, refusal.code)
@@ -53,11 +56,17 @@ class SiteCalls:
             raise answer
         return [answer]
 
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def close(self) -> None:
+        self._closed.set()
+
     def _one(self, site: str, task: RoundTask, message: dict[str, Any], data: bytes, carried: Carried) -> None:
         def say(state: str) -> None:
             self._came.put(SiteState(site, task.number, state))
 
         try:
-            self._came.put(self._federation._one(site, task, message, data, carried, say))
+            self._came.put(self._federation._one(site, task, message, data, carried, say, self._closed))
         except BaseException as error:  # told in the thread that waits
             self._came.put(error)

@@ -47,7 +47,7 @@ OF_PLANS = {
     "purposes": ('purposes = ["research"]', recipe(), "plan.purpose"),
     "settings": ('settings = {"ease.l2" = [1.0, 100.0]}', recipe(), "plan.setting"),
 }
-OF_PERMITS = {"train", "evaluate", "days"}  # what was asked for is cut, which test_decisions.py tests
+OF_PERMITS = {"train", "evaluate", "days", "hours"}  # what was asked for is cut, which test_decisions.py tests
 OF_JOBS = {"megabytes", "minutes", "memory_mb", "min_users_per_row"}
 OF_THE_SITE = {"jail_level", "tell_errors", "replay_mb"}  # test_jail_levels, test_jail_attacks, test_audit_replay
 LAX = "own_code = true\nallow_echo = true\n"

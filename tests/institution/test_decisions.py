@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 import pytest
 from small_site import OWNER, SCIENTIST, START, Idle, approved, make_site, own, recipe, sent, submitted, task
 
-from fedrec.errors import Refused
+from fedrec.errors import Refused, WrongInput
 from fedrec.exchange.passport import signed_by
 from fedrec.exchange.plan import Tensor
 from fedrec.institution.audit import read
@@ -60,6 +60,25 @@ def test_nobody_approves_a_request_of_his_own(site, decisions, by):
     assert code_of(decisions.approve, by, row.id, {}, lambda: bool(called.append(1))) == "gate.self"
     assert called == []
     assert site.ledger.request(row.id).decision == "waiting"
+
+
+@pytest.mark.parametrize(("asked", "given"), [(None, "20-24"), ("8-22", "20-22"), ("21-24", "21-24"), ("8-20", None)])
+def test_a_permit_has_the_hours_that_the_site_and_the_owner_have_in_common(asked, given, tmp_path):
+    site = make_site(tmp_path, 'hours = "20-24"\n')
+    row = submitted(site, recipe())
+    decisions = Decisions(site, Jobs(site, Idle()))
+    if given is None:
+        assert code_of(decisions.approve, OWNER, row.id, {"hours": asked}, yes) == "permit.limit"
+    else:
+        decisions.approve(OWNER, row.id, {"hours": asked}, yes)
+        assert site.ledger.request(row.id).signed_permit["hours"] == given
+    site.close()
+
+
+@pytest.mark.parametrize("hours", ["8", "18-8", "8-8", "0-25", "night", 8])
+def test_a_site_with_other_hours_than_a_day_has_does_not_open(hours, tmp_path):
+    with pytest.raises(WrongInput, match="hours"):
+        make_site(tmp_path, f"hours = {hours!r}\n")
 
 
 def test_control_another_owner_approves_it_and_the_permit_says_who_what_and_when(site, decisions):

@@ -20,6 +20,7 @@ def test_a_small_benchmark_prints_what_its_contract_names():
     (row,) = report["rows"]
     assert (row["payload_mb"], row["institutions"], row["repeats"]) == (0.01, 1, 3)
     assert row["seconds"] > row["floor_seconds"] > 0
+    assert row["seconds"] > row["grpc_seconds"] > 0
     assert abs(row["ratio"] - row["seconds"] / row["floor_seconds"]) < 0.02 * row["ratio"]
     assert set(report["start"]) == {"one_site_seconds", "all_sites_seconds"}
 

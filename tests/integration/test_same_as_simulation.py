@@ -61,10 +61,10 @@ def test_own_code_over_four_sites_is_the_simulated_model_to_the_bit_and_the_reci
     assert real.evaluate().to_dict() == same.evaluate().to_dict()
 
 
-def test_local_epochs_sampled_sites_and_qualities_over_four_sites_are_the_simulated_run_to_the_bit(
+def test_local_epochs_sampled_sites_qualities_and_int8_over_four_sites_are_the_simulated_run_to_the_bit(
     federation, owners, simulated
 ):
-    """Two of four sites a round, parameters after local epochs, weights by the quality that the sites released."""
+    """Two of four sites a round, parameters after local epochs as int8, weights by the quality that the sites released."""
     plan = fresh(
         fedrec.models.MF(factors=8),
         rounds=3,
@@ -73,9 +73,13 @@ def test_local_epochs_sampled_sites_and_qualities_over_four_sites_are_the_simula
         aggregator=fedrec.aggregation.WeightedMean("interactions*model-quality"),
         schedule=fedrec.aggregation.Sampled(2, seed=1),
         stop=fedrec.aggregation.Stop(patience=3),
+        codec="int8",
     )
     approved(federation, owners, plan)
     real, same = federation.train(plan), simulated.train(plan)
+    assert max(line["bytes_up"] for line in real.log) < 2 * (
+        1682 * 8 * 2 + 10_000
+    )  # of 1,682 x 8 numbers, int8 and scales
     facts = ("model", "sites", "weights", "quality", "norm")
     assert [[line[key] for key in facts] for line in real.log] == [[line[key] for key in facts] for line in same.log]
     assert {len(line["sites"]) for line in real.log} == {2}

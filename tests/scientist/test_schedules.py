@@ -240,3 +240,52 @@ def test_a_plan_with_all_of_it_has_one_text_and_a_plain_one_none_of_it():
     assert all(f"[{title}]" in full.text for title in ("local", "schedule", "stop"))
     assert not any(f"[{title}]" in plan().text for title in ("local", "schedule", "stop"))
     assert json.dumps(full.spec.local)
+
+
+def open_at(**hours):
+    """Four sites whose permits are for these seconds of the simulated clock, FIRST to before LAST; others always."""
+
+    class ByHours(SimulatedFederation):
+        def calls(self):
+            self.line = super().calls()
+            return self.line
+
+        def run(self, task):
+            first, last = hours.get(task.sites[0].replace("site-", "s"), (0, float("inf")))
+            if task.kind == "train" and not first <= self.line.clock() < last:
+                raise SiteRefused(task.sites[0], Refused("permit.hours", "other hours", "Try again in these hours"))
+            return super().run(task)
+
+    sites = split(rows(40), 4)
+    return ByHours(sites._rows, sites.n_items)
+
+
+@pytest.mark.parametrize("schedule", [Periodic(1), Quorum(2), Buffered(2)], ids=repr)
+def test_a_site_outside_its_hours_is_away_and_comes_back(schedule):
+    run = open_at(s2=(4, 1000), s3=(0, 3)).train(plan(schedule))
+    assert run.log[0]["left_out"] == {"site-2": "permit.hours"}
+    last = max(line["round"] for line in run.log if "3" in str(line["sites"]))
+    assert any("site-2" in line["sites"] for line in run.log[last:])
+    assert len(run.log) == 6
+
+
+@pytest.mark.parametrize(("schedule", "merged_first"), [(Periodic(1), ("0", "1")), (Quorum(3), ("0", "1", "2", "3"))])
+def test_too_few_within_their_hours_wait_for_the_others_and_nothing_is_trained_twice(schedule, merged_first):
+    """Nobody is open before second 100; Periodic then does with two, a quorum of three waits for the others too."""
+    hours = {"s0": (100, 10**6), "s1": (100, 10**6), "s2": (400, 10**6), "s3": (400, 10**6)}
+    sites = open_at(**hours)
+    run = sites.train(plan(schedule, rounds=2))
+    assert merged(run)[0] == merged_first
+    steps = {key[0]: int(states[max(states)]["step"][0]) for key, states in sites._private.items()}
+    assert set(steps.values()) <= {5, 10}
+    assert steps["site-0"] == 10
+
+
+def test_control_a_synchronous_run_does_not_do_without_a_site_outside_its_hours():
+    with pytest.raises(Refused, match=r"permit\.hours"):
+        open_at(s2=(4, 10)).train(plan())
+
+
+def test_a_quorum_larger_than_the_consortium_is_no_round():
+    with pytest.raises(Refused, match=r"update\.few"):
+        slow().train(plan(Quorum(5)))

@@ -26,7 +26,7 @@ from fedrec.institution.evidence.reconcile import database
 from fedrec.institution.jail import JailLimits
 from fedrec.institution.outgoing import numbers_of, update_of
 from fedrec.institution.store import Store
-from fedrec.institution.task_files import Runner, base_kept
+from fedrec.institution.task_files import Runner, base_kept, rest_of
 from fedrec.models import from_plan
 
 
@@ -119,7 +119,7 @@ class _Again:
         event, detail = self._event, self._event["detail"]
         kind, protocol, number = event["act"], detail["protocol"], event["round"]
         update, after = self._place / "update", self._place / "state"
-        trained = [int(path.name.rpartition("-")[2]) for path in self._place.glob(f"{self._event['request']}-*")]
+        trained = [int(path.stem.rpartition("-")[2]) for path in self._place.glob(f"{self._event['request']}-*.state")]
         last = max((earlier for earlier in trained if earlier < number), default=number - 1)
         before = self._private(last if kind == "train" else number)
         if number and not before.exists() and not (kind == "train" and self._plan.schedule):
@@ -130,10 +130,11 @@ class _Again:
         limits = self._limits
         size = 4 * int(limits.megabytes * 10**6) + 10**9
         bounds = JailLimits(60 * limits.minutes, limits.memory_mb * 10**6, size, limits.tell_errors)
+        base = self._base(str(detail["base"]))
         with ExitStack() as stack:
             files = {
                 "rows": _open(stack, self._store.rows_path, os.O_RDONLY),
-                "base": _open(stack, self._base(str(detail["base"])), os.O_RDONLY),
+                "base": _open(stack, base, os.O_RDONLY),
                 "update": _open(stack, update, os.O_RDWR | os.O_CREAT | os.O_TRUNC),
                 "state": _open(stack, after, os.O_RDWR | os.O_CREAT | os.O_TRUNC),
                 "log": _open(stack, self._place / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND),
@@ -142,14 +143,18 @@ class _Again:
                 files["private"] = _open(stack, before, os.O_RDONLY)
             report = jail.run(f"replay-{event['seq']}", spec, files, bounds)
         if kind == "train":
-            said = update_of(self._plan, limits, self._store, protocol, update, report.body).sha256
+            rest = rest_of(before)
+            left = update_of(self._plan, limits, self._store, protocol, update, report.body, base, rest)
+            if left.rest is not None:
+                rest_of(self._private(number)).write_bytes(encode(left.rest))
             after.replace(self._private(number))
+            said = left.sha256
         else:
             said = numbers_of(self._store, report.body)[1]
         return Replayed(event["seq"], kind, event["run"], number, protocol, str(detail["sha256"]), said)
 
     def _private(self, number: int) -> Path:
-        return self._place / f"{self._event['request']}-{number}"
+        return self._place / f"{self._event['request']}-{number}.state"
 
     def _base(self, name: str) -> Path:
         """The model that the task started from: kept, or still to be evaluated, or the plan's own start."""
