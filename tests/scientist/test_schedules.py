@@ -246,8 +246,8 @@ def open_at(**hours):
     """Four sites whose permits are for these seconds of the simulated clock, FIRST to before LAST; others always."""
 
     class ByHours(SimulatedFederation):
-        def calls(self):
-            self.line = super().calls()
+        def calls(self, watch):
+            self.line = super().calls(watch)
             return self.line
 
         def run(self, task):
