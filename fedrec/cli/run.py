@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
+import re
 from pathlib import Path
-from typing import Any
 
 import click
 
 from fedrec.cli.output import emit, json_option, say
 from fedrec.errors import WrongInput
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 @click.command()
@@ -24,6 +25,12 @@ from fedrec.errors import WrongInput
     help="Go on with a run from its last committed round.",
 )
 @click.option(
+    "--every",
+    "period",
+    metavar="TIME",
+    help="Look again after this time, such as 24h or 30m, and train anew when an institution has new data.",
+)
+@click.option(
     "--runs",
     type=click.Path(file_okay=False, path_type=Path),
     default="runs",
@@ -32,65 +39,30 @@ from fedrec.errors import WrongInput
 )
 @click.option("--wait", type=float, default=0.0, show_default=True, help="Seconds to wait for the owners' decisions.")
 @json_option
-def run(file: Path | None, folder: Path | None, runs: Path, wait: float, target: str | None) -> None:
+def run(
+    file: Path | None, folder: Path | None, period: str | None, runs: Path, wait: float, target: str | None
+) -> None:
     """Submit RUN.toml's plan, do its rounds when the owners have approved it, evaluate and publish as it says.
 
-    Logs in as FEDREC_USER with FEDREC_PASSWORD at every institution.
+    Logs in as FEDREC_USER with FEDREC_PASSWORD at every institution. With --every it never ends: each run is a JSON
+    line of its own, and the wait for the owners is as long as TIME.
     """
-    from fedrec.config import RunConfig
-    from fedrec.scientist.connect import connect
-    from fedrec.scientist.progress import live
-    from fedrec.scientist.runfile import plan_of
-    from fedrec.scientist.runs import Run
+    from fedrec.scientist import program
 
-    if (file is None) == (folder is None):
+    if (file is None) == (folder is None) or (period is not None and file is None):
         raise WrongInput("give RUN.toml, or --resume RUNDIR")
-    if file is not None:
-        config = RunConfig.load(file)
-        plan = plan_of(config)
-        after: dict[str, Any] = {
-            "consortium": str(config.consortium_path.absolute()),
-            "evaluate": list(config.evaluate),
-            "publish": config.publish,
-        }
-        federation = connect(config.consortium_path)
-        requests = federation.submit(plan)
-        say(f"plan {plan.fingerprint[:12]} submitted to {', '.join(federation.sites())}")
-        requests.wait(wait, require="approved")
-        current = Run.start(plan, federation, protocol=config.protocol, folder=runs)
-        current.keep("run.toml", file.read_text())
-        current.keep("after.json", json.dumps(after))
-    else:
-        assert folder is not None
-        after = {"evaluate": [], "publish": False, **_kept(folder / "run.json"), **_kept(folder / "after.json")}
-        if not after.get("consortium"):
-            raise WrongInput(f"{folder}: is no folder of a run on datasites")
-        current = Run.load(connect(after["consortium"]), folder)
-        plan = current.plan
-    say(f"run {current.id} in {current.folder}")
-    with live(current.id, plan.spec.rounds, current.sites) as board:
-        board.taking_part(current.sites)
-        current.finish(board.advance, on_state=board.watch)
-    facts: dict[str, Any] = {
-        "run": current.id,
-        "model_sha256": current.model_sha256,
-        "rounds": len(current.log),
-        "resumed_from": current.resumed_from,
-    }
-    lines = [f"{current.id}: {len(current.log)} rounds, model {current.model_sha256}"]
-    for protocol in after["evaluate"]:
-        table = current.evaluate(protocol)
-        facts.setdefault("evaluations", {})[protocol] = table.to_dict("records")
-        lines.append(f"\n{protocol}\n{table.to_string(index=False, float_format=lambda value: f'{value:.4f}')}")
-    if after["publish"]:
-        facts["published"] = current.publish()
-        lines.append(f"\npublished to {', '.join(facts['published'])}")
-    emit(facts, target, text="\n".join(lines))
+    if period is not None:
+        assert file is not None
+        for facts in program.every(file, _seconds(period), runs, say):
+            emit(facts, target, text="")
+        return
+    current = program.begin(file, runs, wait, say) if file is not None else program.again(folder or Path())
+    facts, text = program.finish(current, say)
+    emit(facts, target, text=text)
 
 
-def _kept(path: Path) -> dict[str, Any]:
-    """What a run's folder says in one of its JSON files; nothing when it has none."""
-    try:
-        return dict(json.loads(path.read_text()))
-    except (OSError, ValueError):
-        return {}
+def _seconds(period: str) -> float:
+    found = re.fullmatch(r"(\d{1,6})([smhd])", period)
+    if not found or int(found[1]) == 0:
+        raise WrongInput(f"--every {period}: give a number with s, m, h or d, such as 24h")
+    return float(int(found[1]) * _UNITS[found[2]])

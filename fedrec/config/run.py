@@ -66,7 +66,10 @@ class RunConfig(TomlFile):
     seed: int = Field(default=0, ge=0)
     protocol: Literal["p1", "p2", "p3", "all"] = "all"  # which rows are trained on
     evaluate: tuple[Literal["p1", "p2", "p3"], ...] = Field(default=(), strict=False)
+    validate_models: int = Field(default=0, ge=0, alias="validate")  # models that validation rows may measure
     publish: bool = False
+    sites: tuple[Slug, ...] = Field(default=(), strict=False)  # who is asked; empty = every member
+    start_from: Text | None = None  # the folder of a finished run; relative to this file or absolute
     privacy: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("privacy")

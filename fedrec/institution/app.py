@@ -110,7 +110,7 @@ class Calls:
             now, ledger = self._site.now(), self._site.ledger
             own = [row for row in ledger.requests() if row.key == key]
             found = [{**summary(row, ledger.used(row.id), now), "text": row.plan} for row in own]
-            return await self._answer(request, {"requests": found})
+            return await self._answer(request, {"requests": found, "data_version": self._site.store.version})
         except Refused as refusal:
             return self._refuse(request, refusal)
 

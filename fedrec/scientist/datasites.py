@@ -79,6 +79,10 @@ class Datasites:
         found = zip(self._sites, self._pool.map(one, self._sites.values()), strict=True)
         return pd.DataFrame([{"site": name, **versions} for name, versions in found])
 
+    def data_versions(self) -> dict[str, str]:
+        """The version of the data that each site trains on now."""
+        return dict(zip(self._sites, self._pool.map(self._version, self._sites), strict=True))
+
     def submit(self, plan: Plan, reason: str = "") -> Requests:
         """Send the plan to every site as one PySyft code request each; a plan sent before keeps its requests.
 
@@ -353,3 +357,6 @@ class Datasites:
         """This account's requests at one site, by the plan's fingerprint."""
         found = json.loads(self._sites[name].own("GET", "/fedrec/v1/requests"))
         return {row["fingerprint"]: row for row in found["requests"]}
+
+    def _version(self, name: str) -> str:
+        return str(json.loads(self._sites[name].own("GET", "/fedrec/v1/requests"))["data_version"])

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from fedrec import aggregation, models
 from fedrec.config import RunConfig
-from fedrec.errors import WrongInput
+from fedrec.core.params import SharedParams
+from fedrec.errors import Refused, WrongInput
+from fedrec.exchange.wire import decode
 from fedrec.models.local import LocalEpochs
 from fedrec.scientist.plan import Plan, without_docstrings
 
@@ -15,7 +18,8 @@ def plan_of(config: RunConfig) -> Plan:
     """The plan that a run's settings describe.
 
     Raises:
-        WrongInput: no such model, aggregator, schedule, stop rule or setting; or it evaluates rows that it trains on.
+        WrongInput: no such model, aggregator, schedule, stop rule or setting; it evaluates rows that it trains on; or
+            `start_from` holds no finished run.
     """
     allowed = {"p1": {"p1", "p2"}, "p2": {"p1", "p2"}}.get(config.protocol, {config.protocol} - {"all"})
     if wrong := [protocol for protocol in config.evaluate if protocol not in allowed]:
@@ -27,7 +31,8 @@ def plan_of(config: RunConfig) -> Plan:
         "publish": config.publish, "name": config.name, "purpose": config.purpose, "seed": config.seed,
         "use": config.use or "", "local": LocalEpochs.from_table(config.local), "schedule": turns,
         "stop": aggregation.stop_of(config.stop) if config.stop else None,
-        "codec": config.codec and config.codec.name,
+        "codec": config.codec and config.codec.name, "sites": config.sites, "validate": config.validate_models,
+        "start_from": config.start_from and model_of(config.folder / config.start_from),
     }  # fmt: skip
     if config.code_path is None:
         return Plan(model=models.create(str(config.model.name), config.model.settings), **common)
@@ -37,3 +42,15 @@ def plan_of(config: RunConfig) -> Plan:
         raise WrongInput(f"model.code: {config.code_path.name} cannot be read ({error.strerror})") from None
     settings = {"code": without_docstrings(text), "class": config.model.class_name, **config.model.settings}
     return Plan(model=models.create("own", settings), **common)
+
+
+def model_of(folder: Path) -> SharedParams:
+    """The model that a finished run left.
+
+    Raises:
+        WrongInput: there is none.
+    """
+    try:
+        return SharedParams(decode((folder / "model.safetensors").read_bytes()))
+    except (OSError, ValueError, Refused):
+        raise WrongInput(f"start_from: {folder} holds no finished run") from None
