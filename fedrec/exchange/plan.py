@@ -7,10 +7,8 @@ it as a literal string between three single quotes: what the owner reads is what
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import tomllib
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +17,7 @@ import numpy as np
 
 from fedrec.errors import Refused
 from fedrec.exchange.codec import CODECS, Codec
+from fedrec.exchange.plan_form import bad_form, check_text, table_text
 
 PROTOCOLS = ("p1", "p2", "p3", "all")
 VALIDATION = "validation"  # rows that are neither trained on under p1 and p2 nor held out for their evaluation
@@ -26,11 +25,6 @@ DTYPES = {"float16": 2, "float32": 4, "float64": 8, "int32": 4, "int64": 8}
 _USE = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,30}")
 _SITE = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
-_SETTING = re.compile(r"[a-z][a-z0-9_]{0,30}")
-# Default-ignorable characters outside category C (Unicode 15, DerivedCoreProperties) and the blank Braille cell.
-_SHAPELESS = re.compile(
-    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
-)
 _SECTIONS = {
     "name",
     "purpose",
@@ -186,10 +180,10 @@ class PlanText:
             **({"sites": list(self.sites)} if self.sites else {}),
         }
         leaves = {name: str(tensor) for name, tensor in self.leaves.items()}
-        parts = [_table("", top), _table("asks", asks), _table("leaves", leaves)]
-        parts += [_table("aggregator", self.aggregator)]
-        parts += [_table(title, table) for title in _OPTIONAL if (table := getattr(self, title))]
-        parts += [_table("model", self.model)]
+        parts = [table_text("", top), table_text("asks", asks), table_text("leaves", leaves)]
+        parts += [table_text("aggregator", self.aggregator)]
+        parts += [table_text(title, table) for title in _OPTIONAL if (table := getattr(self, title))]
+        parts += [table_text("model", self.model)]
         text = "\n" + "\n".join(parts)
         check_text(text)
         return text
@@ -206,13 +200,13 @@ class PlanText:
             plan = cls._from_table(tomllib.loads(text))
             same = plan.text() == text
         except tomllib.TOMLDecodeError as error:
-            raise _bad(f"the plan is not TOML ({error})") from None
+            raise bad_form(f"the plan is not TOML ({error})") from None
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise _bad(f"the plan lacks or misuses {error}") from None
+            raise bad_form(f"the plan lacks or misuses {error}") from None
         except RecursionError:
-            raise _bad("the plan is nested too deeply") from None
+            raise bad_form("the plan is nested too deeply") from None
         if not same:
-            raise _bad("the plan is not in the form that fedrec writes (order, spacing or an unknown key)")
+            raise bad_form("the plan is not in the form that fedrec writes (order, spacing or an unknown key)")
         return plan
 
     @classmethod
@@ -297,59 +291,3 @@ def _check_codec(table: Mapping[str, Any] | None, leaves: Mapping[str, Tensor]) 
 def fingerprint(text: str) -> str:
     """SHA-256 of the plan's UTF-8 bytes; 64 hex digits."""
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def check_text(text: str) -> None:
-    """Refuse what would make the read text differ from the run text.
-
-    Raises:
-        Refused: `request.form` for three double quotes, a trailing backslash, CR, tab, or a character
-            that is invisible or changes the direction of the writing.
-    """
-    if '"""' in text:
-        raise _bad("the plan holds three double quotes; write docstrings and texts with single quotes or as # comments")
-    if text.endswith("\\"):
-        raise _bad("the plan ends in a backslash")
-    _check_visible(text)
-
-
-def _check_visible(text: str) -> None:
-    """Only letters, signs, the plain space and the line end: no other blanks, no letters without a shape."""
-    for char in text:
-        kind = unicodedata.category(char)
-        if char not in " \n" and (kind[0] in "CZ" or _SHAPELESS.match(char)):
-            raise _bad(f"the plan holds the invisible character U+{ord(char):04X}")
-
-
-def _bad(reason: str) -> Refused:
-    return Refused("request.form", reason, "Make the plan with fedrec.Plan(...) and submit it again")
-
-
-def _table(title: str, values: Mapping[str, Any]) -> str:
-    lines = [f"[{title}]"] if title else []
-    for key, value in values.items():
-        if not _SETTING.fullmatch(key):
-            raise _bad(f"the setting's name {key!r} is not of the form a-z, 0-9, _")
-        lines.append(f"{key} = {_literal(value)}")
-    return "\n".join(lines) + "\n"
-
-
-def _literal(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int):
-        return str(value)
-    if isinstance(value, float):
-        if value != value or value in (float("inf"), float("-inf")):
-            raise _bad("a setting is not a finite number")
-        return repr(value)
-    if isinstance(value, str):
-        _check_visible(value)  # before JSON's escapes hide it
-        if "\n" not in value:
-            return json.dumps(value, ensure_ascii=False)
-        if "'''" in value:
-            raise _bad("own code holds three single quotes")
-        return "'''\n" + value + "'''"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(_literal(part) for part in value) + "]"
-    raise _bad(f"a setting is a {type(value).__name__}, not a literal")

@@ -7,7 +7,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ from fedrec.scientist.requests import Requests
 from fedrec.scientist.runs import Run
 from fedrec.scientist.search import Search, search
 from fedrec.scientist.site_calls import SiteCalls
+from fedrec.scientist.witnesses import Carried, exchange
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,14 +35,6 @@ if TYPE_CHECKING:
 
 POLL_S = 5  # how long one look at a job waits; the line to the site is taken meanwhile
 _log = logging.getLogger("fedrec")
-
-
-@dataclass(frozen=True, slots=True)
-class Carried:
-    """The checkpoints that go to every site in one round, as they stood at its start, so that each proof fits."""
-
-    run: str
-    checkpoints: dict[str, dict[str, Any]]
 
 
 class Datasites:
@@ -270,7 +263,7 @@ class Datasites:
             if answer.get("status") != "done":
                 raise Refused.from_answer(answer)
             update = self._update(name, site, known["id"], task, message, answer) if task.kind == "train" else None
-            self._exchange(name, carried)
+            self._checkpoints[name] = exchange(name, site, carried)
         except Refused as refusal:
             self._known.pop((name, plan.fingerprint), None)
             raise SiteRefused(name, refusal) from None
@@ -290,25 +283,10 @@ class Datasites:
         line = self._sites[name].line
         before = line.counted
         try:
-            self._exchange(name, carried)
+            self._checkpoints[name] = exchange(name, self._sites[name], carried)
         except Refused as refusal:
             raise SiteRefused(name, refusal) from None
         return line.counted[1] - before[1], line.counted[0] - before[0]
-
-    def _exchange(self, name: str, carried: Carried) -> None:
-        """Bring a site the other institutions' newest checkpoints of its audit logs, and take its own for them."""
-        site, own = self._sites[name], carried.checkpoints.get(name)
-        others = [held for other, held in carried.checkpoints.items() if other != name]
-        body = {"run": carried.run, "since": own["checkpoint"]["size"] if own else 0, "checkpoints": others}
-        data, target = json.dumps(body).encode(), "/fedrec/v1/checkpoints"
-        signed = signing.headers(site.key, "PUT", target, site.uid, body=sha256(data))
-        reply = site.line.call("PUT", target, data, signed)
-        if reply.status != 200:
-            raise reply.refusal()
-        answer = json.loads(reply.body)
-        self._checkpoints[name] = {part: answer[part] for part in ("checkpoint", "from", "proof")}
-        for other in answer["clashes"]:
-            _log.warning("%s says that the audit log of %s is not the one it saw before", name, other)
 
     def _update(
         self, name: str, site: SyftSite, request: str, task: RoundTask, message: dict[str, Any], answer: dict[str, Any]

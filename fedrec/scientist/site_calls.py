@@ -13,7 +13,8 @@ from fedrec.exchange.wire import encode, sha256
 from fedrec.scientist.federation import Answer, RoundTask, SiteRefused, SiteState, Watch
 
 if TYPE_CHECKING:
-    from fedrec.scientist.datasites import Carried, Datasites
+    from fedrec.scientist.datasites import Datasites
+    from fedrec.scientist.witnesses import Carried
 
 
 class SiteCalls:

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedrec.errors import Refused
-from fedrec.exchange.plan import PlanText, Tensor, check_text, fingerprint
+from fedrec.exchange.plan import PlanText, Tensor, fingerprint
+from fedrec.exchange.plan_form import check_text
 
 CODE = """class Mine:
     # a comment with "quotes" and 'quotes' and \\n a backslash
