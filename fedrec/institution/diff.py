@@ -123,8 +123,8 @@ def _settings(plan: PlanText) -> dict[str, Any]:
 def _foreign(plan: PlanText) -> Iterator[Fact]:
     """Arrays that the recipe does not have."""
     try:
-        own = models.from_plan(plan.model).leaves()
-        models.LocalEpochs.from_table(plan.local)
+        own, local = models.from_plan(plan.model).leaves(), models.LocalEpochs.from_table(plan.local)
+        own = local.leaves(own) if local else own
     except (FedrecError, TypeError, ValueError) as error:
         yield Fact(0, RED, "recipe", f"this fedrec cannot make the recipe: {error}")
         return

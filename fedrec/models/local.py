@@ -14,6 +14,8 @@ from fedrec.core.params import Array, PrivateParams, SharedParams, add
 from fedrec.errors import WrongInput
 from fedrec.models.base import Model, build, positive
 
+CONTROL = "control_"  # before a parameter's name: SCAFFOLD's control variate of it
+
 
 @dataclass(frozen=True, slots=True)
 class LocalEpochs:
@@ -24,8 +26,14 @@ class LocalEpochs:
     every n-th user, the same in every epoch: no random draw. With `proximal` > 0 the gradient has
     proximal * (theta_i - theta) added, which holds institutions of different tastes together.
 
+    With `scaffold` each institution keeps a control variate c_i, the mean of its gradients in a round, and steps
+    against gradient - c_i + c, so that it does not drift to its own optimum; c, the mean over institutions, travels
+    with the model as arrays `control_...`, and the change of c_i with the parameters. Weights of the mean are those
+    of the aggregator; every institution takes part in every round.
+
     Source: McMahan et al. 2017, Communication-efficient learning, AISTATS, algorithm 1 (FedAvg);
-    Li et al. 2020, Federated optimization in heterogeneous networks, MLSys, algorithm 2 (FedProx).
+    Li et al. 2020, Federated optimization in heterogeneous networks, MLSys, algorithm 2 (FedProx);
+    Karimireddy et al. 2020, SCAFFOLD, ICML, algorithm 1 with option II.
 
     Args:
         epochs: passes over the institution's rows, E.
@@ -34,6 +42,7 @@ class LocalEpochs:
         batch: users per step; 0 = all at once, as own code always is.
         decay: Adam's decoupled weight decay.
         proximal: mu of FedProx, in the units of the loss.
+        scaffold: control variates; with plain descent only. Twice the bytes.
     """
 
     epochs: int = 1
@@ -42,6 +51,7 @@ class LocalEpochs:
     batch: int = 64
     decay: float = 0.01
     proximal: float = 0.0
+    scaffold: bool = False
 
     name: ClassVar[str] = "local"
 
@@ -50,14 +60,41 @@ class LocalEpochs:
         positive(self, "batch", "decay", "proximal", zero=True)
         if self.optimiser not in ("adam", "sgd"):
             raise WrongInput(f"local.optimiser must be 'adam' or 'sgd', not {self.optimiser!r}")
+        if self.scaffold and (self.optimiser != "sgd" or self.proximal):
+            raise WrongInput("local.scaffold corrects plain descent: take optimiser='sgd', without proximal")
+
+    def begin(self, shared: SharedParams) -> SharedParams:
+        """The model before round 0: with `scaffold` control variates of zero, unless it has some."""
+        if not self.scaffold:
+            return shared
+        zeros = {CONTROL + name: np.zeros_like(a) for name, a in _split(shared.tensors)[0].items()}
+        return SharedParams({**zeros, **shared.tensors})
+
+    def leaves(self, leaves: Mapping[str, str]) -> dict[str, str]:
+        """The arrays of an update, from those of the model's gradient."""
+        return {**leaves, **({CONTROL + name: form for name, form in leaves.items()} if self.scaffold else {})}
 
     def fit(
         self, model: Model, rows: Interactions, shared: SharedParams, private: PrivateParams
     ) -> tuple[SharedParams, PrivateParams]:
         """(theta_i, private) after the epochs; what came in stays as it is."""
+        (start, central), (own, before) = _split(shared.tensors), _split(private.tensors)
+        mine = {name: before.get(name, np.zeros_like(c)) for name, c in central.items()}
+        drift = {name: c - mine[name] for name, c in central.items()}
+        theta, after, steps = self._epochs(model, rows, SharedParams(start), PrivateParams(own), drift)
+        update, kept = dict(theta.tensors), dict(after.tensors)
+        for name, c in central.items():
+            mean = mine[name] - c + (start[name] - theta[name]) / np.float32(steps * self.rate)
+            kept[CONTROL + name], update[CONTROL + name] = mean, c + (mean - mine[name])
+        return SharedParams(update), PrivateParams(kept)
+
+    def _epochs(
+        self, model: Model, rows: Interactions, start: SharedParams, private: PrivateParams, drift: Mapping[str, Array]
+    ) -> tuple[SharedParams, PrivateParams, int]:
+        """(theta_i, private, steps taken)."""
         batches = max(1, -(-rows.n_users // self.batch)) if self.batch and model.by_user else 1
         steps: Optimiser = Plain(-self.rate) if self.optimiser == "sgd" else Adam(self.rate, weight_decay=self.decay)
-        state, theta = steps.init(shared), shared
+        state, theta = steps.init(start), start
         for _ in range(self.epochs):
             after: dict[str, Array] = {}
             for batch in range(batches):
@@ -65,7 +102,7 @@ class LocalEpochs:
                 part = rows if batches == 1 else _users(rows, users, batch, batches)
                 own = {n: a[users] if n.startswith("users") else a for n, a in private.tensors.items()}
                 gradient, kept = model.fit_site(part, theta, PrivateParams(own) if batches > 1 else private)
-                step, state = steps.apply(state, theta, self._held(gradient, theta, shared))
+                step, state = steps.apply(state, theta, self._held(gradient, theta, start, drift))
                 theta = add(theta, step)
                 if batches == 1:
                     after = kept.tensors
@@ -77,17 +114,21 @@ class LocalEpochs:
                     else:
                         after[name] = array
             private = PrivateParams(after)
-        return theta, private
+        return theta, private, self.epochs * batches
 
-    def _held(self, gradient: SharedParams, theta: SharedParams, start: SharedParams) -> SharedParams:
-        """The gradient with FedProx's pull towards where the round started."""
-        if not self.proximal:
+    def _held(
+        self, gradient: SharedParams, theta: SharedParams, start: SharedParams, drift: Mapping[str, Array]
+    ) -> SharedParams:
+        """The gradient with FedProx's pull towards where the round started, or with SCAFFOLD's correction."""
+        if not self.proximal and not drift:
             return gradient
-        pulled = {
-            name: (g + self.proximal * (theta[name].astype(np.float64) - start[name])).astype(g.dtype)
-            for name, g in gradient.tensors.items()
-        }
-        return SharedParams(pulled)
+        held = {name: g.astype(np.float64) for name, g in gradient.tensors.items()}
+        for name in held:
+            if self.proximal:
+                held[name] += self.proximal * (theta[name].astype(np.float64) - start[name])
+            if drift:
+                held[name] += drift[name]
+        return SharedParams({name: held[name].astype(g.dtype) for name, g in gradient.tensors.items()})
 
     def table(self) -> dict[str, Any]:
         """The plan's [local] table, which `from_table` reads."""
@@ -108,6 +149,12 @@ class LocalEpochs:
             raise WrongInput("local.update must be 'parameters', or 'gradient' without other settings")
         made: LocalEpochs = build(cls, rest)
         return made
+
+
+def _split(arrays: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
+    """The arrays without control variates, and the control variates by their parameter's name."""
+    own = {name: array for name, array in arrays.items() if not name.startswith(CONTROL)}
+    return own, {name[len(CONTROL) :]: array for name, array in arrays.items() if name.startswith(CONTROL)}
 
 
 def _users(rows: Interactions, users: Array, first: int, step: int) -> Interactions:

@@ -68,6 +68,7 @@ def begin(plan: Plan, federation: Federation) -> Progress:
     """The state before round 0: the model's start from the plan's seed, or the model that the plan continues."""
     with one_thread():
         shared = plan.beginning or plan.built.init(federation.n_items, plan.seed)
+        shared = plan.local.begin(shared) if plan.local else shared
         return Progress(0, shared, plan.merges.init(shared))
 
 

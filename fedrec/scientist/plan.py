@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import fedrec
 from fedrec import aggregation, models
-from fedrec.aggregation import Aggregator, Buffered, Schedule, Stop, Synchronous, WeightedMean
+from fedrec.aggregation import Aggregator, Buffered, Mean, Schedule, Stop, Synchronous, WeightedMean
 from fedrec.core.params import SharedParams
 from fedrec.errors import WrongInput
 from fedrec.exchange.codec import codec_of
@@ -139,7 +139,10 @@ class Plan:
         given = self.start_from
         if isinstance(given, str):
             raise WrongInput(f"the plan starts from the model {given[:12]}, which is not here: give it as start_from")
-        return given if given is None or isinstance(given, SharedParams) else given.shared
+        if given is None:
+            return None
+        model = given if isinstance(given, SharedParams) else given.shared
+        return self.local.begin(model) if self.local else model
 
     @property
     def merges(self) -> Aggregator:
@@ -159,6 +162,10 @@ class Plan:
         if (kind != "adam" and self.local is not None) or (kind == "sum" and isinstance(self.schedule, Buffered)):
             name = self.built.name
             raise WrongInput(f"{name} releases no gradients: no local epochs, no asynchronous rounds")
+        if self.local is not None and self.local.scaffold:
+            averages = isinstance(self.merges, Mean | WeightedMean) and self.built.name != "own"
+            if not averages or type(self.turns) is not Synchronous:
+                raise WrongInput("scaffold needs a built-in model, a mean of parameters, and all sites in every round")
         if self.codec is not None:
             codec_of(self.codec)
             if self.spec.codec and kind != "adam":
@@ -169,12 +176,15 @@ class Plan:
         if measured and not set(self.train) <= {"p1", "p2"}:
             raise WrongInput("validation rows are held out under p1 and p2 only: train on these, or do not use them")
 
+    def _leaves(self) -> dict[str, str]:
+        return self.local.leaves(self.built.leaves()) if self.local else self.built.leaves()
+
     @cached_property
     def spec(self) -> PlanText:
         """The plan as data that has one text."""
         model, norms = self.built, self.norms or {}
         begins = None if isinstance(self.start_from, str) else self.beginning
-        leaves = {name: Tensor.parse(text) for name, text in model.leaves().items()}
+        leaves = {name: Tensor.parse(text) for name, text in self._leaves().items()}
         if unknown := set(norms) - set(leaves):
             raise WrongInput(f"norms: an update has no array {sorted(unknown)[0]}")
         return PlanText(

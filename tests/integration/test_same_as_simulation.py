@@ -93,3 +93,10 @@ def test_asynchronous_rounds_over_four_sites_merge_whoever_has_answered(federati
     assert [len(line["sites"]) for line in run.log] == [2] * 6
     assert {site for line in run.log for site in line["sites"]} <= set(federation.sites())
     assert np.isfinite(run.shared["items"]).all()
+
+
+def test_control_variates_stay_at_four_sites_from_round_to_round_as_in_the_simulation(federation, owners, simulated):
+    local = fedrec.models.LocalEpochs(2, rate=0.5, optimiser="sgd", scaffold=True)
+    plan = fresh(fedrec.models.MF(factors=4), rounds=3, local=local)
+    approved(federation, owners, plan)
+    assert federation.train(plan).model_sha256 == simulated.train(plan).model_sha256
