@@ -27,6 +27,7 @@ def line_of(run: str, before: SharedParams, done: Round) -> dict[str, Any]:
         "seconds": round(done.seconds, 4),
         "weights": {a.site: a.update.weight for a in done.answers if a.update},
         "norm": _change(before, done.after.shared),
+        "epsilon": None,  # no noise is added, so nothing is promised
         "updates": {a.site: a.receipt.get("sha256", "") for a in done.answers},
         "model": digest(done.after.shared.tensors),
     }
