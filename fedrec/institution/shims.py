@@ -74,7 +74,7 @@ def apply() -> None:
     SyftError.from_exception = classmethod(_told)
 
 
-def _told(cls: Any, context: Any, exc: Exception, include_traceback: bool = False) -> Any:  # noqa: ARG001
+def _told(cls: Any, context: Any, exc: Exception, include_traceback: bool = False) -> Any:
     """PySyft's error for a caller, without a traceback; what PySyft did not expect stands in the site's log."""
     from syft.types.errors import SyftException
 
