@@ -34,8 +34,9 @@ def json_option(command: Command) -> Command:
 def _writable(_: click.Context, __: click.Parameter, target: str | None) -> str | None:
     if target is None or target == "-":
         return target
-    needed = target if os.path.exists(target) else os.path.dirname(target) or "."
-    if os.path.isdir(target) or not os.access(needed, os.W_OK):
+    folder = os.path.dirname(target) or "."
+    makes = os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK)
+    if os.path.isdir(target) or not (os.access(target, os.W_OK) if os.path.exists(target) else makes):
         raise click.BadParameter(f"{target} cannot be written; name a file in a folder that exists")
     return target
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import re
@@ -156,7 +157,8 @@ def test_the_four_audit_logs_verify(told):
 def test_nothing_is_left_running_and_no_file_is_left(told):
     report, _, folder, _ = told
     assert all(gone(site["pid"]) and closed(site["url"]) for site in report["sites"])
-    assert list((folder / "tmp").iterdir()) == []
+    left = {path.name for path in (folder / "tmp").rglob("*")}
+    assert left <= {f"torchinductor_{getpass.getuser()}"}  # an empty folder that torch makes for itself
     assert {path.name for path in (folder / "kept").iterdir()} == {
         ".gitignore",
         "passwords.json",
