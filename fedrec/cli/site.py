@@ -240,13 +240,14 @@ def models() -> None:
 @folder_argument
 @json_option
 def list_models(folder: Path, target: str | None) -> None:
-    """List the models that DIR keeps: which is served, who published it, under which permit."""
+    """List the models that DIR keeps: which is served, for how many users, who published it."""
     from fedrec.institution.published import Published
 
     rows = Published(folder / "state").versions()
     lines = [
         f"{'*' if row['served'] else ' '} {row['number']:3d}  {row['name']:16}  {row['published_at'] or '-':20}"
-        f"  {row['scientist'] or '-'}  permit {row['permit'][:8] or '-'}  model {row['model'][:8]}"
+        f"  {row['users']:6d} users  {row['scientist'] or '-'}  permit {row['permit'][:8] or '-'}"
+        f"  model {row['model'][:8]}"
         for row in rows
     ]
     emit({"models": rows}, target, text="\n".join(lines) or "no model has been published to this institution yet")
