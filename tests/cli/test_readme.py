@@ -64,6 +64,12 @@ def test_every_command_has_help_and_stands_in_the_readmes_table(path):
     assert re.search(rf"^\| `{path}` \|", read("README.md"), re.MULTILINE), f"README.md has no row for {path}"
 
 
+@pytest.mark.parametrize("path", COMMANDS)
+def test_every_command_but_the_lab_writes_json(path):
+    options = {text for option in COMMANDS[path].params for text in option.opts}
+    assert ("--json" in options) is (path != "fedrec lab")
+
+
 def test_the_table_names_no_command_that_is_not_there():
     rows = re.findall(r"^\| `(fedrec [^`]+)` \|", read("README.md"), re.MULTILINE)
     assert set(rows) == set(COMMANDS)
@@ -156,6 +162,28 @@ def test_models_aggregators_and_folders_are_those_of_the_package():
     assert re.findall(r"`([a-z-]+)`", named[2]) == list(aggregation.NAMES)
     listed = set(re.findall(r"^\| `fedrec/([a-z_]+)/` \|", text, re.MULTILINE))
     assert listed == {path.parent.name for path in (ROOT / "fedrec").glob("*/__init__.py")}
+    listed = set(re.findall(r"^\| `([a-z]+)/", text.partition("## Map of the code")[2], re.MULTILINE))
+    names = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    assert listed == {name.partition("/")[0] for name in names if "/" in name and not name.startswith(".")}
+    tests = re.search(r"^\| `tests/` \|.*$", text, re.MULTILINE)
+    assert tests is not None
+    own = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert set(re.findall(r"`([a-z]+)/`", tests[0])) >= own - listed - {
+        path for path in own if (ROOT / "fedrec" / path).exists()
+    }
+
+
+def test_the_articles_page_names_every_model_and_calls_none_of_them_missing():
+    from fedrec import models
+
+    text = read("docs/article.md")
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    assert [name for name in models.NAMES if f"`{name}`" not in text] == []
+    missing = [row for row in rows if "**not yet**" in row.lower()]
+    assert len(missing) > 5
+    assert [row for row in missing for name in models.NAMES if f"`{name}`" in row] == []
 
 
 @pytest.mark.parametrize("page", PAGES)
