@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import shlex
 import subprocess
@@ -233,3 +234,22 @@ def test_both_readmes_have_the_same_commands_figures_and_steps():
         for block in blocks(page, "mermaid")
     ]
     assert steps[0] == steps[1]
+
+
+def test_a_second_make_setup_installs_nothing_and_a_changed_requirement_does(tmp_path):
+    """`make -n` only says what it would run; the second half is the control."""
+    files = [tmp_path / name for name in ("Makefile", "requirements.txt", "pyproject.toml")]
+    for age, file in enumerate(files):
+        file.write_text(read(file.name))
+        os.utime(file, (1000 + age, 1000 + age))
+    (tmp_path / ".venv").mkdir()
+    stamp = tmp_path / ".venv" / ".installed"
+    stamp.touch()
+
+    def would_run() -> str:
+        return subprocess.run(["make", "-n", "setup"], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+
+    os.utime(stamp, (2000, 2000))
+    assert "pip" not in would_run()
+    os.utime(files[1], (3000, 3000))
+    assert "pip install" in would_run()
