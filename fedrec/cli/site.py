@@ -73,18 +73,20 @@ def status(folder: Path, target: str | None) -> None:
 
 @site.command()
 @folder_argument
-def stop(folder: Path) -> None:
+@json_option
+def stop(folder: Path, target: str | None) -> None:
     """End DIR's site and wait until it has ended."""
     from fedrec.institution.serve import control
 
-    pid = int(control(folder, {"op": "status"})["pid"])
+    facts = control(folder, {"op": "status"})
+    pid = int(facts["pid"])
     os.kill(pid, signal.SIGTERM)
     deadline = time.monotonic() + 20
     while _alive(pid):
         if time.monotonic() > deadline:
             raise WrongInput(f"the site (process {pid}) did not end within 20 s")
         time.sleep(0.1)
-    click.echo(f"{folder.name}: ended")
+    emit({"site": facts["site"], "pid": pid, "running": False}, target, text=f"{folder.name}: ended")
 
 
 @site.command()
