@@ -51,7 +51,7 @@ def demo(
 
     console = Console(stderr=True)
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
-    with Progress(*columns, console=console, transient=True) as shown:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
         bars: dict[str, int] = {}
 
         def advance(name: str, done: Round, total: int) -> None:

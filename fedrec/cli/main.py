@@ -45,7 +45,9 @@ def cli() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command. Exit codes: 0 done, 2 wrong input, 3 refused, 130 Ctrl-C, 1 our bug (with its traceback)."""
-    signal.signal(signal.SIGTERM, _terminated)
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(ending) is not signal.SIG_IGN:  # as nohup leaves it
+            signal.signal(ending, _terminated)
     try:
         sys.exit(cli.main(arguments, standalone_mode=False) or 0)
     except FedrecError as error:
@@ -59,6 +61,8 @@ def main(arguments: list[str] | None = None) -> None:
         _say(error.format_message() + (f" (see {context.command_path} --help)" if context else ""))
         sys.exit(2)
     except (KeyboardInterrupt, click.Abort):
+        for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # everything is cleared up; only the exit is left
+            signal.signal(ending, signal.SIG_IGN)
         _say("stopped")
         sys.exit(130)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
@@ -19,8 +20,25 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def json_option(command: Command) -> Command:
-    """The option `--json FILE|-`, which reaches the command as `target`."""
-    return click.option("--json", "target", metavar="FILE|-", help="Write one JSON object; - is stdout.")(command)
+    """The option `--json FILE|-`, which reaches the command as `target`; a file that cannot be is refused at once."""
+    return click.option(
+        "--json",
+        "target",
+        metavar="FILE|-",
+        is_eager=True,
+        callback=_writable,
+        help="Write one JSON object; - is stdout.",
+    )(command)
+
+
+def _writable(_: click.Context, __: click.Parameter, target: str | None) -> str | None:
+    if target is None or target == "-":
+        return target
+    folder = os.path.dirname(target) or "."
+    makes = os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK)
+    if os.path.isdir(target) or not (os.access(target, os.W_OK) if os.path.exists(target) else makes):
+        raise click.BadParameter(f"{target} cannot be written; name a file in a folder that exists")
+    return target
 
 
 def emit(row: Mapping[str, Any], target: str | None, text: str) -> None:

@@ -73,18 +73,20 @@ def status(folder: Path, target: str | None) -> None:
 
 @site.command()
 @folder_argument
-def stop(folder: Path) -> None:
+@json_option
+def stop(folder: Path, target: str | None) -> None:
     """End DIR's site and wait until it has ended."""
     from fedrec.institution.serve import control
 
-    pid = int(control(folder, {"op": "status"})["pid"])
+    facts = control(folder, {"op": "status"})
+    pid = int(facts["pid"])
     os.kill(pid, signal.SIGTERM)
     deadline = time.monotonic() + 20
     while _alive(pid):
         if time.monotonic() > deadline:
             raise WrongInput(f"the site (process {pid}) did not end within 20 s")
         time.sleep(0.1)
-    click.echo(f"{folder.name}: ended")
+    emit({"site": facts["site"], "pid": pid, "running": False}, target, text=f"{folder.name}: ended")
 
 
 @site.command()
@@ -240,13 +242,14 @@ def models() -> None:
 @folder_argument
 @json_option
 def list_models(folder: Path, target: str | None) -> None:
-    """List the models that DIR keeps: which is served, who published it, under which permit."""
+    """List the models that DIR keeps: which is served, for how many users, who published it."""
     from fedrec.institution.published import Published
 
     rows = Published(folder / "state").versions()
     lines = [
         f"{'*' if row['served'] else ' '} {row['number']:3d}  {row['name']:16}  {row['published_at'] or '-':20}"
-        f"  {row['scientist'] or '-'}  permit {row['permit'][:8] or '-'}  model {row['model'][:8]}"
+        f"  {row['users']:6d} users  {row['scientist'] or '-'}  permit {row['permit'][:8] or '-'}"
+        f"  model {row['model'][:8]}"
         for row in rows
     ]
     emit({"models": rows}, target, text="\n".join(lines) or "no model has been published to this institution yet")

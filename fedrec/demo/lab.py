@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import shutil
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from fedrec.datasets import get_ml100k, synthetic
 from fedrec.demo.jupyter import Jupyter, jupyter
-from fedrec.demo.sites import SCIENTIST, SiteProcess, Sites, fedrec, prepare, timed
+from fedrec.demo.sites import SCIENTIST, SiteProcess, Sites, fedrec, prepare, timed, undisturbed, write_secret
 from fedrec.errors import FedrecError, Unreachable, WrongInput
 from fedrec.institution.ledger import Ledger
 
@@ -51,16 +51,14 @@ class Lab:
         _copy_new(notebooks, self.folder / "notebooks")
         passwords = self._passwords()
         sites = Sites(self.folder / "consortium", lambda name: passwords[name])
-        with timed(f"{len(sites.all)} datasites started", self.say):
-            sites.__enter__()
-        try:
+        began = time.monotonic()
+        with sites:
+            self.say(f"{len(sites.all)} datasites started ({time.monotonic() - began:.1f} s)")
             sites.add_user(SCIENTIST, "scientist", passwords["scientist"])
             add_auditor(sites, passwords["auditor"])
             install(self.folder, sites, passwords["scientist"], passwords["auditor"])
             with OtherOwners(sites, self.say), jupyter(self.folder / "jupyter", self.folder / "notebooks") as started:
                 yield started
-        finally:
-            sites.stop()
 
     def _prepare(self, consortium: Path) -> None:
         """The institutions' folders with their rows; whole or not at all."""
@@ -99,7 +97,12 @@ class OtherOwners:
         self._seen: set[str] = set()
 
     def __enter__(self) -> OtherOwners:
-        self._thread.start()
+        try:
+            with undisturbed():
+                self._thread.start()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -177,15 +180,6 @@ def install(folder: Path, sites: Sites, scientist_password: str, auditor_passwor
         argv = [sys.executable, "-m", "fedrec.demo.kernel", str(own), "-f", "{connection_file}"]
         (spec / "kernel.json").write_text(json.dumps({"argv": argv, "display_name": title, "language": "python"}))
     return folder / "jupyter"
-
-
-def write_secret(path: Path, value: Mapping[str, str]) -> None:
-    """A JSON file that only this user can read, from its first byte on."""
-    fresh = path.with_name(f".{path.name}")
-    fresh.unlink(missing_ok=True)
-    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        json.dump(value, file, indent=1)
-    fresh.replace(path)
 
 
 def _copy_new(source: Path, target: Path) -> None:

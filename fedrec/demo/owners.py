@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedrec.demo.sites import SiteProcess, Sites, fedrec, finish, start_fedrec
+from fedrec.demo.sites import SiteProcess, Sites, fedrec, finish_all, start_fedrec
 
 REASON = "our members did not agree to item lists that other cinemas can read"
 
@@ -17,9 +17,15 @@ def listed(site: SiteProcess) -> list[dict[str, Any]]:
     return list(found["requests"])
 
 
-def read(site: SiteProcess, request: str) -> str:
-    """A request as its owner reads it."""
-    return fedrec(["requests", "show", str(site.folder), request])
+def read(sites: Sites, requests: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Every owner reads every request at his site, which his log notes; the text of each by its id.
+
+    Args:
+        requests: ids by site.
+    """
+    asked = [(name, request) for name, ids in requests.items() for request in ids]
+    shown = finish_all([start_fedrec(["requests", "show", str(sites.all[name].folder), one]) for name, one in asked])
+    return {request: text for (_, request), text in zip(asked, shown, strict=True)}
 
 
 def decide(sites: Sites, denier: str, denied: str, plans: Sequence[str]) -> None:
@@ -38,8 +44,7 @@ def decide(sites: Sites, denier: str, denied: str, plans: Sequence[str]) -> None
             running.append(
                 start_fedrec(["requests", "deny", str(site.folder), ids[denied], "--reason", REASON], **secrets)
             )
-    for process in running:
-        finish(process)
+    finish_all(running)
 
 
 def approvals(sites: Sites) -> list[dict[str, Any]]:

@@ -9,8 +9,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -19,13 +20,17 @@ from typing import Any, Self
 from fedrec.config import ConsortiumConfig, SiteConfig
 from fedrec.datasets import split_by_user
 from fedrec.errors import FedrecError, WrongInput
+from fedrec.institution.jail import MATH_VARIABLES
 from fedrec.institution.site import Keys
 
 START_S = 120.0
 SCIENTIST = "ada@lab.example"
-SECRETS = (
-    "FEDREC_OWNER_PASSWORD", "FEDREC_OWNER_PASSWORD_FILE", "FEDREC_PASSWORD", "FEDREC_PASSWORD_FILE", "FEDREC_USER",
-)  # fmt: skip
+PASSED_ON = {
+    "PATH", "HOME", "TMPDIR", "LANG", "LANGUAGE", "TZ", "PYTHONPATH", "LD_LIBRARY_PATH",
+    "SSL_CERT_FILE", "SSL_CERT_DIR",
+    *MATH_VARIABLES,  # a site has to compute as this process does
+}  # fmt: skip
+ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def prepare(consortium: Path, work: Path, data: Path, seed: int = 0) -> ConsortiumConfig:
@@ -92,7 +97,7 @@ class SiteProcess:
         log = self.folder / "state" / "serve.log"
         log.parent.mkdir(mode=0o700, exist_ok=True)
         log.touch(mode=0o600)
-        with log.open("a") as errors:
+        with log.open("a") as errors, undisturbed():
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "fedrec", "site", "serve", str(self.folder), "--json", "-"],
                 text=True,
@@ -118,7 +123,7 @@ class SiteProcess:
                 self.facts = json.loads(text)
                 return
         said = (self.folder / "state" / "serve.log").read_text().splitlines() or ["nothing"]
-        raise WrongInput(f"{self.name}: the site did not start: {said[-1]}")
+        raise WrongInput(f"{self.name}: the site did not start: {said[-1].removeprefix('fedrec: ')}")
 
     def stop(self, kill: bool = False) -> None:
         """End the process, and wait; SIGKILL at once if asked, or after 20 s."""
@@ -179,13 +184,14 @@ class Sites:
         self.config = write_consortium(self.config, self.work, urls={name: site.url for name, site in self.all.items()})
 
     def stop(self) -> None:
-        """End every site side by side."""
-        for site in self.all.values():
-            if site.process is not None:
-                with contextlib.suppress(ProcessLookupError):
-                    site.process.send_signal(signal.SIGTERM)
-        for site in self.all.values():
-            site.stop()
+        """End every site side by side; a second Ctrl-C does not break that off."""
+        with undisturbed():
+            for site in self.all.values():
+                if site.process is not None:
+                    with contextlib.suppress(ProcessLookupError):
+                        site.process.send_signal(signal.SIGTERM)
+            for site in self.all.values():
+                site.stop()
 
     def add_user(self, email: str, role: str, password: str) -> None:
         """Make an account at every site, as its operator does on the site's machine."""
@@ -194,8 +200,9 @@ class Sites:
 
 
 def clean_environment(**secrets: str) -> dict[str, str]:
-    """This process's environment without anybody's passwords, but for the ones given."""
-    return {name: value for name, value in os.environ.items() if name not in SECRETS} | secrets
+    """What another process needs of this one's environment, and the variables given; nobody else's secrets."""
+    kept = {name: value for name, value in os.environ.items() if name in PASSED_ON or name.startswith("LC_")}
+    return kept | secrets
 
 
 def fedrec(arguments: list[str], **secrets: str) -> str:
@@ -220,13 +227,54 @@ def start_fedrec(arguments: list[str], **secrets: str) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> str:
-    """The stdout of a command that ended well. Raises: FedrecError."""
-    out, errors = process.communicate()
+    """The stdout of a command that ended well; one that is waited for no longer is ended. Raises: FedrecError."""
+    try:
+        out, errors = process.communicate()
+    finally:
+        process.kill()
     if process.returncode != 0:
         raise FedrecError(
             errors.strip().splitlines()[-1] if errors.strip() else f"a command ended with {process.returncode}"
         )
     return out
+
+
+def finish_all(processes: Sequence[subprocess.Popen[str]]) -> list[str]:
+    """As `finish` for commands that run side by side; when one fails, those that still run are ended."""
+    try:
+        return [finish(process) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Ctrl-C, hang-up and SIGTERM take effect at the end of the block, so that it is done whole."""
+    if threading.current_thread() is not threading.main_thread():  # the others get no signals
+        yield
+        return
+    came: list[int] = []
+    before = {number: signal.getsignal(number) for number in ENDINGS}
+    caught = {number: handler for number, handler in before.items() if handler not in (None, signal.SIG_IGN)}
+    for number in caught:
+        signal.signal(number, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in caught.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(signal.Signals(came[0]))
+
+
+def write_secret(path: Path, value: Mapping[str, str]) -> None:
+    """A JSON file that only this user can read, from its first byte on."""
+    fresh = path.with_name(f".{path.name}")
+    fresh.unlink(missing_ok=True)
+    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        json.dump(value, file, indent=1)
+    fresh.replace(path)
 
 
 def alive(pid: int) -> bool:

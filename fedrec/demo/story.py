@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import platform
 import secrets
 import shutil
@@ -21,10 +22,10 @@ from fedrec import models
 from fedrec.config import ConsortiumConfig
 from fedrec.datasets import DataSource, get_ml100k, synthetic
 from fedrec.demo import owners
-from fedrec.demo.sites import SCIENTIST, Sites, prepare, timed
+from fedrec.demo.sites import SCIENTIST, Sites, finish_all, prepare, start_fedrec, timed, undisturbed, write_secret
 from fedrec.demo.sites import fedrec as command
-from fedrec.demo.table import comparison
-from fedrec.errors import Refused, Unreachable
+from fedrec.demo.table import comparison, in_words, yardstick
+from fedrec.errors import Refused, Unreachable, WrongInput
 from fedrec.examples.my_factors import MyFactors
 from fedrec.institution.audit import verify
 from fedrec.institution.evidence.reconcile import reconcile
@@ -73,24 +74,30 @@ class Story:
         with _work(self.options.keep) as work:
             with timed("data", self.say):
                 data = self._data(work / "source")
-            prepare(self.options.consortium, work / "consortium", work / "source", self.options.seed)
-            passwords: dict[str, str] = {}
-            sites = Sites(work / "consortium", lambda name: passwords.setdefault(name, secrets.token_urlsafe(12)))
+            config = prepare(self.options.consortium, work / "consortium", work / "source", self.options.seed)
+            members = [member.name for member in config.member]
+            passwords = {name: secrets.token_urlsafe(12) for name in (*members, "scientist")}
+            if self.options.keep is not None:
+                write_secret(work / "passwords.json", passwords)
+                self.say(f"the passwords of the owners and of {SCIENTIST} are in {work / 'passwords.json'}")
+            sites = Sites(work / "consortium", passwords.__getitem__)
             imports.start()  # PySyft takes seconds to load: while the sites start
-            with timed(f"{len(sites.all)} datasites started, each took its own data in", self.say):
-                sites.__enter__()
+            began = time.monotonic()
             try:
-                imports.join()
-                return self.on_sites(sites, data)
+                with sites:
+                    took = time.monotonic() - began
+                    self.say(f"{len(sites.all)} datasites started, each took its own data in ({took:.1f} s)")
+                    imports.join()
+                    return self.on_sites(sites, data, passwords["scientist"])
             finally:
-                sites.stop()
+                with undisturbed():
+                    imports.join()  # Python cannot end in the middle of an import without a traceback
 
-    def on_sites(self, sites: Sites, data: DataSource) -> dict[str, Any]:
+    def on_sites(self, sites: Sites, data: DataSource, password: str) -> dict[str, Any]:
         """Everything from the accounts to the table, on sites that run; returns the report."""
         for site in sites.all.values():
             facts = site.facts or {}
             self.say(f"  {site.name:14} {site.url}  pid {facts['pid']}  jail level {facts['jail_level']}")
-        password = secrets.token_urlsafe(12)
         sites.add_user(SCIENTIST, "scientist", password)
         federation = connect(sites.consortium, SCIENTIST, password)
         first = federation.sites()[0]
@@ -100,8 +107,11 @@ class Story:
         denier = federation.sites()[-1]
         with timed("three plans submitted to every site as PySyft code requests", self.say):
             requests = {name: federation.submit(plan) for name, plan in plans.items()}
+        ids = {name: [waiting.ids[name] for waiting in requests.values()] for name in sites.all}
+        texts = owners.read(sites, ids)
         self.say(f"\nwhat the owner of {first} reads about the scientist's own code:\n")
-        self.say(owners.read(sites.all[first], requests["my_factors"].ids[first]))
+        self.say(texts[requests["my_factors"].ids[first]])
+        self.say(f"the {len(sites.all)} owners read {len(texts) - 1} more requests in the same way; each is in a log\n")
         with timed(f"owners decided: {denier} denies one plan, everything else is approved", self.say):
             owners.decide(sites, denier, plans["itemcf"].fingerprint, [plan.fingerprint for plan in plans.values()])
             for waiting in requests.values():
@@ -115,8 +125,7 @@ class Story:
         published = next(run for run in self.runs if run.plan is plans["ease"] and run.protocol == "all")
         with timed("model published; every site made top-100 lists for its users, which stay there", self.say):
             published.publish()
-        self._lists(sites)
-        return self._report(sites, data, published)
+        return self._report(sites, data, published, self._lists(sites))
 
     def _plans(self) -> dict[str, Plan]:
         seed = self.options.seed
@@ -152,14 +161,24 @@ class Story:
             return
         raise AssertionError(f"{denier} ran a plan that its owner denied")
 
-    def _lists(self, sites: Sites) -> None:
-        site = next(iter(sites.all.values()))
-        text = command(["recommend", str(site.folder), "--user", "somebody new", "-k", "3"])
-        self.say(f"  at {site.name}, for somebody new: {', '.join(text.split(chr(10))[1:4])}")
+    def _lists(self, sites: Sites) -> list[dict[str, Any]]:
+        """What each site serves now, and to how many of its users; as its operator sees it."""
+        folders = [str(site.folder) for site in sites.all.values()]
+        shown = finish_all([start_fedrec(["site", "models", "list", folder, "--json", "-"]) for folder in folders])
+        found = []
+        for name, text in zip(sites.all, shown, strict=True):
+            served = next(model for model in json.loads(text)["models"] if model["served"])
+            found.append({"institution": name, "model": served["model"], "users": served["users"]})
+            self.say(f"  {name:14} serves {served['name']} {served['model'][:8]}: lists for {served['users']} users")
+        best = command(["recommend", folders[0], "--user", "somebody new", "-k", "3"]).splitlines()[1:4]
+        self.say(f"  at {found[0]['institution']}, for somebody new: {', '.join(best)}")
+        return found
 
-    def _report(self, sites: Sites, data: DataSource, published: Run) -> dict[str, Any]:
+    def _report(self, sites: Sites, data: DataSource, published: Run, lists: list[dict[str, Any]]) -> dict[str, Any]:
         with timed("the same models trained centrally, as the yardstick", self.say):
             table = comparison(sites, self.runs)
+        known = yardstick(table) if data.source.startswith("ml-100k") else None
+        self.say(in_words(known))
         audit = []
         self.say("each institution's audit log, with what the others hold of it:")
         pinned = {member.name: member.key for member in ConsortiumConfig.load(sites.consortium).member}
@@ -184,6 +203,8 @@ class Story:
                 for line in run.log
             ],
             "table": table,
+            "yardstick": known,
+            "published": lists,
             "models": {published.plan.name: published.model_sha256}
             | {f"{run.plan.name}-{run.protocol}": run.model_sha256 for run in self.runs},
             "epsilon": None,
@@ -205,16 +226,34 @@ class Story:
 
 @contextmanager
 def _work(keep: Path | None) -> Iterator[Path]:
-    """The folder for everything that is written; deleted at the end unless it is kept."""
+    """The folder for everything that is written; deleted at the end unless it is kept.
+
+    Raises:
+        WrongInput: it cannot be written, or the one to keep has files: accounts of an earlier demo stay as they are.
+    """
     if keep is not None:
-        keep.mkdir(parents=True, exist_ok=True)
+        _fresh(keep)
         yield keep
         return
-    folder = Path(tempfile.mkdtemp(prefix="fedrec-demo-"))
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="fedrec-demo-"))
+    except OSError as error:
+        raise WrongInput(f"no folder for temporary files can be written ({error.strerror}); set TMPDIR") from None
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        with undisturbed():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _fresh(keep: Path) -> None:
+    try:
+        keep.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if any(keep.iterdir()):
+            raise WrongInput(f"--keep {keep}: is not empty; name a new folder, or delete this one")
+        (keep / ".gitignore").write_text("*\n")  # rows, keys and passwords
+    except OSError as error:
+        raise WrongInput(f"--keep {keep}: cannot be written ({error.strerror}); name another folder") from None
 
 
 def _versions() -> dict[str, str]:

@@ -17,6 +17,9 @@ Row = dict[str, Any]
 SCOPES = ("popularity", "local", "federated", "centralised")
 FIGURES = {"p1": ("hr@10", "ndcg@10"), "p3": ("ndcg@10",)}
 
+# ML-100K, EASE with l2 = 200, all rows in one place: docs/models.md, tests/models/test_figures.py
+ANCHOR = {"p1_hr@10": 0.154, "p1_ndcg@10": 0.0785, "p3_ndcg@10": 0.203}
+
 
 def comparison(sites: Sites, runs: Sequence[Run]) -> list[Row]:
     """Rows of contracts.md's `table`. The demo may pool: it dealt the rows itself; no site ever does.
@@ -56,6 +59,24 @@ def _central(table: Any) -> Iterator[Mapping[Any, Any]]:
 
 def _empty() -> Row:
     return {f"{protocol}_{metric}": None for protocol, metrics in FIGURES.items() for metric in metrics}
+
+
+def yardstick(table: Sequence[Row]) -> Row:
+    """Whether centralised EASE on ML-100K gives the known figures: {"model", "anchor", "found", "within_1_percent"}."""
+    row = next(one for one in table if (one["model"], one["scope"]) == ("ease", "centralised"))
+    found = {name: row[name] for name in ANCHOR}
+    near = all(abs(found[name] / ANCHOR[name] - 1) <= 0.01 for name in ANCHOR)
+    return {"model": "ease", "anchor": ANCHOR, "found": found, "within_1_percent": near}
+
+
+def in_words(known: Row | None) -> str:
+    """What the yardstick is worth; None is for data without known figures."""
+    if known is None:
+        return "the yardstick has nothing to be held against: known figures are for ML-100K only"
+    each = ", ".join(f"{name} {known['found'][name]:.4f} ({known['anchor'][name]})" for name in known["anchor"])
+    if known["within_1_percent"]:
+        return f"the yardstick is right: centralised EASE is within 1 % of the known figures: {each}"
+    return f"THE YARDSTICK IS WRONG: centralised EASE is not within 1 % of the known figures, so trust no row: {each}"
 
 
 def drawn(report: Mapping[str, Any]) -> list[Table]:

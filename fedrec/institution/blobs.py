@@ -1,4 +1,4 @@
-"""The data plane's store: tensors on their way in or out, each tied to a request, deleted after the round."""
+"""The data plane's store: tensors on their way in or out, each tied to a request; `task_files` says when they go."""
 
 from __future__ import annotations
 
@@ -24,6 +24,14 @@ class Blobs:
     def path(self, side: str, request: str, sha256: str) -> Path:
         """Where a blob lies, whether it exists or not. Callers pass hex digits only."""
         return self._folder / side / request / sha256
+
+    def requests(self) -> set[str]:
+        """The requests that have a folder here."""
+        return {folder.name for folder in self._folder.glob("*/*")}
+
+    def files(self, request: str) -> list[Path]:
+        """All files of a request, those that are only half there too."""
+        return [*self._folder.glob(f"*/{request}/*")]
 
     async def receive(self, request: str, sha256: str, parts: AsyncIterator[bytes], limit: int) -> int:
         """Stream a body to its place and return its length; nothing stays when its SHA-256 differs.

@@ -18,6 +18,7 @@ from fedrec.config.secret import secret
 from fedrec.errors import ConfigError, WrongInput
 from fedrec.institution import shims, walls
 from fedrec.institution.jail import Jail
+from fedrec.institution.mock import make_mock
 
 LOW_MB, LEAST_MB = 2000, 300  # free disk space below which it warns, below which it fails; MB = 10**6 bytes
 YEARS = range(2025, 2100)
@@ -78,6 +79,8 @@ def _settings(folder: Path, loaded: list[tuple[SiteConfig, ConsortiumConfig | No
         yield Finding("schema.toml", "ok", "is right")
     except ConfigError as error:
         yield from (Finding("schema.toml", "fail", problem, "correct schema.toml") for problem in error.problems)
+    else:
+        yield from _mock(folder)
     if not (folder / "DATASHEET.md").is_file():
         yield Finding("data card", "fail", "DATASHEET.md is missing", "write one: scientists read it first")
     if config is None:
@@ -91,6 +94,18 @@ def _settings(folder: Path, loaded: list[tuple[SiteConfig, ConsortiumConfig | No
         consortium = None
         yield Finding("consortium", "fail", str(error), "get consortium.toml and the catalogue from the consortium")
     loaded.append((config, consortium))
+
+
+def _mock(folder: Path) -> Iterator[Finding]:
+    """The file is for the owner to read; the site itself publishes what the schema makes."""
+    file, made = folder / "mock.csv", make_mock(SchemaConfig.load(folder / "schema.toml")).to_csv(index=False)
+    if not file.is_file():
+        yield Finding("mock", "ok", "made from the schema; there is no mock.csv that shows it")
+    elif file.read_bytes() == made.encode():
+        yield Finding("mock", "ok", "mock.csv is what the schema makes")
+    else:
+        do = "delete mock.csv, or see to it that it holds no real row: scientists get the schema's mock, not this file"
+        yield Finding("mock", "warn", "mock.csv is not what the schema makes", do)
 
 
 def _keys(folder: Path) -> Iterator[Finding]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from fedrec.errors import Refused
 from fedrec.exchange.plan import PlanText, check_start
-from fedrec.institution import audit, one_job
+from fedrec.institution import audit, one_job, task_files
 from fedrec.institution.acts import reason_of
 from fedrec.institution.ledger import RequestRow
 from fedrec.institution.limits import check_limits
@@ -192,15 +192,18 @@ class Jobs:
                 ids = {"request": ended.id, "detail": reason_of(why)}
                 with self._site.audit.act("site", "site", "revoke", ended.fingerprint, **ids):
                     self._site.ledger.decide(ended.id, "revoked", "site", self._site.now(), why)
-                permit = None
-            if permit is None:
-                self._site.blobs.drop_request(ended.id)
+        self.sweep()
         shutil.rmtree(self._site.state / "jobs", ignore_errors=True)
         if running := {job.key for job in self._site.ledger.running()}:
             for event in audit.read(self._site.audit.folder):
                 if (job := event["detail"].get("job")) in running and event["outcome"] not in PASSING:
                     self._said[job] = _said(event["outcome"], event["detail"])
         return self.go_on()
+
+    def sweep(self) -> None:
+        """Delete from the data plane what no permit needs any more; at the start, at each task, and every hour."""
+        with self._files:
+            task_files.sweep(self._site)
 
     def close(self) -> None:
         """End every running job; each is found again at the next start."""
@@ -286,6 +289,7 @@ class Jobs:
         permit = self.permit_of(row.id)
         with self._files:
             forget_round(self._site, job, row, task)
+        self.sweep()
         return one_job.perform(self._site, self._jail, job, row, task, permit, detail)
 
 

@@ -19,7 +19,8 @@ from fedrec.institution.permit import Task
 from fedrec.institution.store import Store
 
 KEPT = 5  # models
-_UNKNOWN = {"number": 0, "scientist": "", "request": "", "permit": "", "published_at": ""}  # of an older fedrec
+_OLDER = ("scientist", "request", "permit", "published_at")  # what a model of an older fedrec does not say
+_UNKNOWN = {"number": 0, "users": 0, **dict.fromkeys(_OLDER, "")}
 _ONE = threading.Lock()  # one installation at a time, so that none clears another's folder away
 
 
@@ -48,6 +49,7 @@ class Published:
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(mode=0o700, parents=True)
         shutil.copyfile(shared, fresh / "shared.safetensors")
+        made = decode(lists.read_bytes())["lists"]
         os.replace(lists, fresh / "lists.safetensors")
         known = self.versions()
         facts = {
@@ -60,6 +62,7 @@ class Published:
             "request": row.id,
             "permit": permit,
             "published_at": at,
+            "users": int((np.asarray(made) >= 0).any(axis=1).sum()),
             "number": 1 + max((int(one["number"]) for one in known), default=0),
         }
         (fresh / "model.json").write_text(json.dumps(facts))

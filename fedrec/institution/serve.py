@@ -178,7 +178,14 @@ def _run(
     )
     try:
         asyncio.run(
-            _serve(uvicorn.Server(config), listening, Commands(site, server, facts), state, lambda: ready(facts))
+            _serve(
+                uvicorn.Server(config),
+                listening,
+                Commands(site, server, facts),
+                state,
+                lambda: ready(facts),
+                jobs.sweep,
+            )
         )
     finally:
         jobs.close()
@@ -188,7 +195,12 @@ def _run(
 
 
 async def _serve(
-    server: Any, listening: socket.socket, commands: Commands, state: Path, ready: Callable[[], None]
+    server: Any,
+    listening: socket.socket,
+    commands: Commands,
+    state: Path,
+    ready: Callable[[], None],
+    sweep: Callable[[], None],
 ) -> None:
     with _short_path(state) as short:
         path = f"{short}/control.sock"
@@ -198,11 +210,22 @@ async def _serve(
     while not server.started and not task.done():
         await asyncio.sleep(0.01)
     ready()
+    sweeping = asyncio.create_task(_every_hour(sweep))
     try:
         await task
     finally:
+        sweeping.cancel()
         control.close()
         (state / "control.sock").unlink(missing_ok=True)
+
+
+async def _every_hour(act: Callable[[], None]) -> None:
+    while True:
+        await asyncio.sleep(3600)
+        try:
+            await asyncio.to_thread(act)
+        except Exception:
+            _log.exception("hourly")
 
 
 def _local_url(host: str, port: int) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,8 +17,13 @@ from fedrec.exchange.plan import PlanText
 from fedrec.institution.jail import JailLimits, Report
 from fedrec.institution.ledger import JobRow, RequestRow
 from fedrec.institution.permit import Task
+from fedrec.institution.review import status_of
 from fedrec.institution.site import Site
 from fedrec.institution.store import Store
+
+# how long a file may lie in the data plane, by its permit's status; docs/threat-model.md promises it. The hour is for a
+# driver that crashed and asks for its last answer again.
+HOURS = {"approved": 24, "used": 1}
 
 
 class Runner(Protocol):
@@ -85,13 +92,32 @@ def needed(site: Site, row: RequestRow, run: str, key: str) -> set[str]:
 
 def forget_round(site: Site, key: str, row: RequestRow, task: Task) -> None:
     """A new task of a run, the job `key`, ends the rounds before it: what no other run needs of them is deleted."""
-    keep = needed(site, row, task.run, key) | {task.base}
+    keep = needed(site, row, task.run, key)
     for job in site.ledger.jobs_of(row.id, task.run):
         if job.task.round < task.round or task.kind != "train":
-            for side, name in (("out", update_of(job)), ("in", job.task.base)):
-                if name and name not in keep:
-                    site.blobs.drop(side, row.id, name)
+            if (update := update_of(job)) and update not in keep:
+                site.blobs.drop("out", row.id, update)
+            if job.task.base not in keep | {task.base}:
+                site.blobs.drop("in", row.id, job.task.base)
     drop_states(site, row, task)
+
+
+def sweep(site: Site) -> None:
+    """Delete from the data plane what nobody may fetch or start from any more, and what has lain there too long.
+
+    All of a request without a permit goes, and the files of one that ended. What a running job starts from stays.
+    """
+    started = {(job.request, job.task.base) for job in site.ledger.running()}
+    for request in site.blobs.requests():
+        row = site.ledger.request(request)
+        status = status_of(row, site.ledger.used(request), site.now()) if row else "denied"
+        if status not in ("approved", "used", "expired"):
+            site.blobs.drop_request(request)
+        oldest = time.time() - 3600 * HOURS[status] if status in HOURS else math.inf
+        for path in site.blobs.files(request):
+            with contextlib.suppress(FileNotFoundError):  # a revocation deletes it at this moment
+                if path.stat().st_mtime < oldest and (request, path.name) not in started:
+                    path.unlink()
 
 
 def update_of(job: JobRow) -> str:

@@ -125,6 +125,12 @@ print("gradients at the global parameter, sum, alpha 0.5       ", after_one_roun
 # A third institution says 1000. The mean follows it; the median does not. Which rule survives how many bad sites:
 # `docs/aggregation.md`.
 
-# %%
-print("mean of 1, 3 and 1000                       1004 / 3 =", round(merged(Mean(), 0, A=1, B=3, C=1000), 2))
-print("median of 1, 3 and 1000                              =", merged(CoordinateMedian(), 0, A=1, B=3, C=1000))
+# %% tags=["final-table"]
+honest, lied = {"A": 1, "B": 3}, {"A": 1, "B": 3, "C": 1000}
+rules = {"mean": Mean(), "weighted by rows": WeightedMean(), "median": CoordinateMedian()}
+pd.DataFrame(
+    {
+        "of 1 and 3": {name: merged(rule, 0, **honest) for name, rule in rules.items()},
+        "of 1, 3 and 1000": {name: merged(rule, 0, **lied) for name, rule in rules.items()},
+    }
+).round(2)

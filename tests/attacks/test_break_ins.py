@@ -109,6 +109,10 @@ def test_three_hundred_megabytes_of_noise_are_cut_at_the_limit_and_cost_no_memor
     ],
 )
 def test_no_route_reads_a_strangers_body(method, target, strong):
+    """The control is the flood above: the one route that reads a stranger's body, without its limit, takes it all.
+
+    Here nothing can be taken away: these routes have no code that would read on.
+    """
     pid = strong.site.facts["pid"]
     forget_peak(pid)
     before = peak_mb(pid)
@@ -233,6 +237,7 @@ def test_another_users_account_cannot_be_looked_at(defence, arena):
 
 
 def test_another_scientists_requests_are_not_listed(strong):
+    """The control is her own list: it has the request that his lacks."""
     request = submit_one(strong.ada, fresh())
     own = {item.id.no_dash for item in raw(strong.ada, "request.get_all").value}
     others = {item.id.no_dash for item in raw(strong.bob, "request.get_all").value}

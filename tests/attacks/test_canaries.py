@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 import real_sites
 from canaries import Recorder, Search, plant
-from real_sites import BOB, BOB_PASSWORD, approved, fresh, login, owner_password
+from real_sites import ADA_PASSWORD, BOB, BOB_PASSWORD, approved, fresh, login, owner_password
 from weak_process import WeakSite
 
 import fedrec
@@ -79,7 +79,7 @@ def told(places: SimpleNamespace) -> SimpleNamespace:
         proxies = {name: Recorder(int(site.url.rpartition(":")[2])) for name, site in sites.all.items()}
         urls = {name: f"http://127.0.0.1:{proxy.port}" for name, proxy in proxies.items()}
         sites.config = write_consortium(sites.config, sites.work, urls=urls)
-        report = Story(Options(rounds=2), said.append).on_sites(sites, data)
+        report = Story(Options(rounds=2), said.append).on_sites(sites, data, ADA_PASSWORD)
         steals(sites, places.root / "runs", said)
         folders = [site.folder for site in sites.all.values()]
     for proxy in proxies.values():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -114,15 +116,50 @@ EVIL = {
 }
 
 
-@pytest.mark.parametrize("line", EVIL)
-def test_own_code_that_misbehaves_ends_its_own_job_only_and_says_nothing_of_the_data(line, strong):
-    code = (
+def evil(line):
+    return (
         "class Evil:\n    def init(self, n_items, seed):\n        return {'v': np.zeros(n_items)}\n\n"
         f"    def fit_site(self, rows, shared, private):\n        import os\n        {line}\n"
         "        return {'v': np.zeros(rows.n_items)}, {}\n\n"
         "    def score(self, rows, shared, private):\n        return np.zeros((rows.n_users, rows.n_items))\n"
     )
-    approved = approve_one(strong.ada, strong.owner, fresh(code=code, name="evil", rounds=1), strong.n_items)
+
+
+WITHOUT_JAIL = """
+import sys
+import pandas as pd
+import fedrec
+rows = pd.DataFrame({"user": [0, 0, 1, 1], "item": [0, 1, 0, 1], "rating": 1.0, "timestamp": range(4)})
+fedrec.simulate({"one": rows}).train(fedrec.Plan(code=sys.argv[1], name="evil", rounds=1))
+print("it went on")
+"""
+
+
+@pytest.mark.parametrize("line", ["os._exit(0)", *(line for line in EVIL if line.startswith(("raise", "print")))])
+def test_control_without_the_jail_the_same_line_ends_the_process_or_speaks_of_the_data(line):
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_JAIL, evil(line)], capture_output=True, text=True, timeout=60, check=False
+    )
+    seen = done.stdout + done.stderr
+    assert ("it went on" in done.stdout) is line.startswith("print")
+    assert ("leak-5519" in seen) is ("leak" in line)
+
+
+@pytest.mark.parametrize("line", [line for line, code in EVIL.items() if (code or "").startswith("guard.")])
+def test_control_without_the_guard_the_same_update_leaves(line, arena):
+    here = arena(False, "guard")
+    approved = approve_one(here.ada, here.owner, fresh(code=evil(line), name="evil", rounds=1), here.n_items)
+    answer = run_task(here.ada, approved)
+    assert answer["status"] == "done", answer
+    data = own_route(here.ada, "GET", f"/fedrec/v1/blobs/{answer['passport']['sha256']}", permit=approved.id)[1]
+    left = decode(data)
+    assert np.isnan(left["v"]).any() or len(left["v"]) < here.n_items or "leak-5519" in left
+
+
+@pytest.mark.parametrize("line", EVIL)
+def test_own_code_that_misbehaves_ends_its_own_job_only_and_says_nothing_of_the_data(line, strong):
+    """The controls are above; that of memory is tests/institution/test_jail_attacks.py, and a killed parent is the test's own."""
+    approved = approve_one(strong.ada, strong.owner, fresh(code=evil(line), name="evil", rounds=1), strong.n_items)
     began = time.monotonic()
     answer = run_task(strong.ada, approved)
     assert time.monotonic() - began < 20

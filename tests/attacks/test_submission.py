@@ -94,17 +94,22 @@ FIELDS = {
 
 
 @pytest.mark.parametrize("field", FIELDS)
-def test_a_submission_that_differs_in_any_field_is_refused_with_the_form(field, strong):
-    plan = fresh()
-    submitted = function_of(strong.ada, plan)
+@BOTH
+def test_a_submission_that_differs_in_any_field_is_refused_with_the_form(defence, field, arena):
+    here, plan = arena(defence, "rebuild"), fresh()
+    submitted = function_of(here.ada, plan)
     setattr(submitted, field, FIELDS[field](getattr(submitted, field)))
-    text = text_of(submit(strong, submitted, plan))
-    assert text.startswith("request.form: ")
-    assert "return site(plan=plan, task=task)" in text
-    assert strong.outcome("call") == "request.form"
+    text = text_of(submit(here, submitted, plan))
+    if defence or field == "code":  # the text itself is read before anything is built anew
+        assert text.startswith("request.form: ")
+        assert "return site(plan=plan, task=task)" in text
+        assert here.outcome("call") == "request.form"
+    else:
+        assert text == "Request"
 
 
 def test_a_submission_with_more_parts_than_code_and_reason_is_refused(strong):
+    """The control is the test below: without the third part the same submission is taken."""
     plan = fresh()
     submitted = function_of(strong.ada, plan)
     answer = raw(strong.ada, "code.request_code_execution", code=submitted, reason="r", changes=[1])
@@ -131,12 +136,16 @@ CLOSED = [
 
 
 @pytest.mark.parametrize("who", ["ada", "owner"])
-def test_every_other_way_for_code_or_data_into_a_site_is_closed(who, strong):
-    role = {"ada": "scientist", "owner": "owner"}[who]
+@BOTH
+def test_every_other_way_for_code_or_data_into_a_site_is_closed(defence, who, arena):
+    here, role = arena(defence, "role"), {"ada": "scientist", "owner": "owner"}[who]
     for path in CLOSED:
-        said = text_of(raw(getattr(strong, who), path))
+        said = text_of(raw(getattr(here, who), path))
+        if not defence:  # PySyft has the call; what it lacks is arguments
+            assert not said.startswith("gate."), path
+            continue
         assert said == f"gate.role: a {role} may not call this. Use what your role allows", path
-        event = events(strong.site, act="call")[-1]  # the owner of the data learns who tried what
+        event = events(here.site, act="call")[-1]  # the owner of the data learns who tried what
         assert (event["role"], event["object"], event["outcome"]) == (role, path, "gate.role")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import shlex
 import subprocess
@@ -62,6 +63,12 @@ def test_every_command_has_help_and_stands_in_the_readmes_table(path):
         if isinstance(option, click.Option) and option.name not in ("help", "seed"):
             assert option.help, f"{path} {option.opts[0]} has no help"
     assert re.search(rf"^\| `{path}` \|", read("README.md"), re.MULTILINE), f"README.md has no row for {path}"
+
+
+@pytest.mark.parametrize("path", COMMANDS)
+def test_every_command_but_the_lab_writes_json(path):
+    options = {text for option in COMMANDS[path].params for text in option.opts}
+    assert ("--json" in options) is (path != "fedrec lab")
 
 
 def test_the_table_names_no_command_that_is_not_there():
@@ -156,6 +163,28 @@ def test_models_aggregators_and_folders_are_those_of_the_package():
     assert re.findall(r"`([a-z-]+)`", named[2]) == list(aggregation.NAMES)
     listed = set(re.findall(r"^\| `fedrec/([a-z_]+)/` \|", text, re.MULTILINE))
     assert listed == {path.parent.name for path in (ROOT / "fedrec").glob("*/__init__.py")}
+    listed = set(re.findall(r"^\| `([a-z]+)/", text.partition("## Map of the code")[2], re.MULTILINE))
+    names = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    assert listed == {name.partition("/")[0] for name in names if "/" in name and not name.startswith(".")}
+    tests = re.search(r"^\| `tests/` \|.*$", text, re.MULTILINE)
+    assert tests is not None
+    own = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert set(re.findall(r"`([a-z]+)/`", tests[0])) >= own - listed - {
+        path for path in own if (ROOT / "fedrec" / path).exists()
+    }
+
+
+def test_the_articles_page_names_every_model_and_calls_none_of_them_missing():
+    from fedrec import models
+
+    text = read("docs/article.md")
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    assert [name for name in models.NAMES if f"`{name}`" not in text] == []
+    missing = [row for row in rows if "**not yet**" in row.lower()]
+    assert len(missing) > 5
+    assert [row for row in missing for name in models.NAMES if f"`{name}`" in row] == []
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -205,3 +234,22 @@ def test_both_readmes_have_the_same_commands_figures_and_steps():
         for block in blocks(page, "mermaid")
     ]
     assert steps[0] == steps[1]
+
+
+def test_a_second_make_setup_installs_nothing_and_a_changed_requirement_does(tmp_path):
+    """`make -n` only says what it would run; the second half is the control."""
+    files = [tmp_path / name for name in ("Makefile", "requirements.txt", "pyproject.toml")]
+    for age, file in enumerate(files):
+        file.write_text(read(file.name))
+        os.utime(file, (1000 + age, 1000 + age))
+    (tmp_path / ".venv").mkdir()
+    stamp = tmp_path / ".venv" / ".installed"
+    stamp.touch()
+
+    def would_run() -> str:
+        return subprocess.run(["make", "-n", "setup"], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+
+    os.utime(stamp, (2000, 2000))
+    assert "pip" not in would_run()
+    os.utime(files[1], (3000, 3000))
+    assert "pip install" in would_run()

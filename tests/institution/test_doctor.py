@@ -13,9 +13,11 @@ from click.testing import CliRunner
 from small_site import make_site
 
 from fedrec.cli.site import site as command
+from fedrec.config import SchemaConfig
 from fedrec.errors import WrongInput
 from fedrec.institution import doctor, shims
 from fedrec.institution.doctor import Finding, examine, worst
+from fedrec.institution.mock import make_mock
 
 
 @pytest.fixture(autouse=True)
@@ -47,10 +49,21 @@ def test_a_sound_folder_passes_and_the_jail_is_really_tried(folder):
     findings = examine(folder)
     assert {finding.state for finding in findings} == {"ok"}, findings
     assert [finding.about for finding in findings] == [
-        "site.toml", "schema.toml", "consortium", "keys", "disk", "clock", "PySyft", "account", "pins", "port", "jail",
+        "site.toml", "schema.toml", "mock", "consortium", "keys", "disk", "clock", "PySyft", "account", "pins", "port", "jail",
     ]  # fmt: skip
     assert re.fullmatch(r"level [23] works here.*", findings[-1].found)
     assert "canary-password" not in str(findings)
+
+
+def test_a_mock_file_that_the_schema_did_not_make_is_noticed_and_its_own_is_right(folder):
+    file = folder / "mock.csv"
+    assert "there is no mock.csv" in found(folder, "mock", "ok")[0].found
+    file.write_text(make_mock(SchemaConfig.load(folder / "schema.toml")).to_csv(index=False))
+    assert found(folder, "mock", "ok")[0].found == "mock.csv is what the schema makes"
+    file.write_text(file.read_text().replace("mock-user-0001", "canary-1"))
+    (finding,) = found(folder, "mock", "warn")
+    assert "delete mock.csv" in finding.do
+    assert "canary" not in finding.text()
 
 
 FAULTS: list[tuple[str, str, Callable[[Path], object]]] = [

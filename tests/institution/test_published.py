@@ -31,6 +31,7 @@ def test_a_published_model_serves_known_and_unknown_users(site, jobs):
     assert published.recommend("canary-3", 3, ITEMS) == (["film-2", "film-1", "film-0"], True)  # has seen 3 to 7
     assert published.recommend("nobody", 2, ITEMS) == (["film-7", "film-6"], False)
     assert published.current()["model"] == digest(COUNTS)
+    assert [model["users"] for model in published.versions()] == [6]
     for wrong in (0, 9, -1):
         with pytest.raises(WrongInput, match="from 1 to 8"):
             published.recommend("canary-0", wrong, ITEMS)

@@ -7,9 +7,10 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import real_sites
-from real_sites import ADA_PASSWORD, approve_one, approved, events, fresh, own_route, run_task
+from real_sites import ADA_PASSWORD, approve_one, approved, events, fresh, own_route, put, run_task
 
 import fedrec
 from fedrec.aggregation import SiteUpdate
@@ -23,6 +24,19 @@ from fedrec.scientist.driver import begin
 from fedrec.scientist.runs import Run
 
 pytestmark = pytest.mark.sites
+
+
+ECHO = """
+class Echo:
+    def init(self, n_items, seed):
+        return {"v": np.zeros(n_items)}
+
+    def fit_site(self, rows, shared, private):
+        return {"v": shared["v"] + 1}, {}
+
+    def score(self, rows, shared, private):
+        return np.zeros((rows.n_users, rows.n_items))
+"""
 
 
 def test_four_sites_are_four_processes_with_identities_and_keys_of_their_own(sites):
@@ -72,16 +86,24 @@ def test_the_model_is_recomputed_from_the_released_files_alone_and_each_site_log
 
 
 def test_an_update_is_gone_when_the_next_round_begins(federation, owners, sites):
+    """The rounds start from different models, and the own code adds 1 to what it starts from: so the updates differ."""
     ada, owner, blobs = federation._sites["aurora"], owners["aurora"], sites.all["aurora"].folder / "state" / "blobs"
-    plan = approve_one(ada, owner, fresh(rounds=2), federation.n_items)
-    first = run_task(ada, plan)["passport"]["sha256"]
-    assert [path.name for path in (blobs / "out" / plan.id).iterdir()] == [first]
-    second = run_task(ada, plan, round=1, protocol="p1")
-    assert second["passport"]["sha256"] == first  # popularity counts the same rows again,
-    mine = [
-        event["detail"]["sha256"] for event in events(sites.all["aurora"], act="train", request=plan.id, outcome="done")
-    ]
-    assert mine == [first, first]
+    plan = approve_one(ada, owner, fresh(code=ECHO, name="echo", rounds=2), federation.n_items)
+    seen = []
+    for number in (0, 1):
+        base = put(ada, plan.id, {"v": np.full(federation.n_items, number, dtype=np.float32)})
+        update = run_task(ada, plan, round=number, base=base)["passport"]["sha256"]
+        lying = {side: [path.name for path in (blobs / side / plan.id).iterdir()] for side in ("in", "out")}
+        seen.append((base, update, lying))
+    (base, update, before), (next_base, next_update, after) = seen
+    assert update != next_update
+    assert before["out"] == [update]  # after its round it is there, so its end is no accident
+    assert base in before["in"]
+    assert after["out"] == [next_update]
+    assert base not in after["in"]
+    assert next_base in after["in"]
+    status, said = own_route(ada, "GET", f"/fedrec/v1/blobs/{update}", permit=plan.id)
+    assert (status, json.loads(said)["code"]) == (403, "update.gone")
 
 
 def test_an_evaluation_releases_counts_and_sums_only(federation, owners, sites):

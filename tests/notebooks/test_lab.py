@@ -18,8 +18,7 @@ import pytest
 
 from fedrec.datasets import synthetic
 from fedrec.demo.kernel import environment
-from fedrec.demo.lab import write_secret
-from fedrec.demo.sites import prepare
+from fedrec.demo.sites import prepare, write_secret
 from fedrec.errors import WrongInput
 
 ROOT = Path(__file__).parents[2]
