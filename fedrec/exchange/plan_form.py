@@ -56,11 +56,16 @@ def table_text(title: str, values: Mapping[str, Any]) -> str:
     for key, value in values.items():
         if not _SETTING.fullmatch(key):
             raise bad_form(f"the setting's name {key!r} is not of the form a-z, 0-9, _")
-        lines.append(f"{key} = {_literal(value)}")
+        lines.append(f"{key} = {literal(value)}")
     return "\n".join(lines) + "\n"
 
 
-def _literal(value: Any) -> str:
+def literal(value: Any) -> str:
+    """A setting as TOML.
+
+    Raises:
+        Refused: `request.form` for what is no literal or no finite number.
+    """
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int):
@@ -77,5 +82,5 @@ def _literal(value: Any) -> str:
             raise bad_form("own code holds three single quotes")
         return "'''\n" + value + "'''"
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(_literal(part) for part in value) + "]"
+        return "[" + ", ".join(literal(part) for part in value) + "]"
     raise bad_form(f"a setting is a {type(value).__name__}, not a literal")

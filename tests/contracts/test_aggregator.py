@@ -29,7 +29,8 @@ from fedrec.aggregation import (
 )  # fmt: skip
 from fedrec.core.params import SharedParams
 from fedrec.errors import Refused, WrongInput
-from fedrec.exchange.plan import Tensor, _literal
+from fedrec.exchange.plan import Tensor
+from fedrec.exchange.plan_form import literal
 from fedrec.exchange.wire import decode, encode
 
 WEIGHTED = [WeightedMean(), WeightedMean("users"), WeightedMean("data-quality"), WeightedMean("users*model-quality")]
@@ -233,7 +234,7 @@ def test_a_site_without_rows_does_not_count_and_none_with_rows_is_refused():
 def test_settings_make_the_same_aggregator_and_can_stand_in_a_plan(aggregator):
     table = aggregation.settings_of(aggregator)
     assert aggregation.create(table) == aggregator
-    assert all(_literal(value) for value in table.values())
+    assert all(literal(value) for value in table.values())
     assert Tensor.parse("float32 items") == Tensor("float32", ("items",))
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from fedrec.aggregation import Buffered, Periodic, Quorum, Sampled, Stop, Synchronous, schedule_of, settings_of, stop_of
 from fedrec.aggregation.schedules import Wait
 from fedrec.errors import WrongInput
-from fedrec.exchange.plan import _literal
+from fedrec.exchange.plan_form import literal
 
 SITES = ("aurora", "borealis", "lumen", "delphi")
 ALL = [Synchronous(), Sampled(2, seed=3), Periodic(2), Quorum(3), Buffered(2)]
@@ -37,7 +37,7 @@ def test_a_round_waits_for_no_more_answers_than_can_come(schedule, chosen, late,
 def test_it_can_stand_in_a_plan(schedule):
     table = settings_of(schedule)
     assert schedule_of(table) == schedule
-    assert all(_literal(value) for value in table.values())
+    assert all(literal(value) for value in table.values())
 
 
 def test_whom_each_asks():
