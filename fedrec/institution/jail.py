@@ -20,13 +20,13 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fedrec.errors import Refused, WrongInput
-from fedrec.institution import walls
+from fedrec.institution import footprint, walls
 
 # The only variables that a plan's process inherits: they choose linear-algebra kernels, so bits depend on them.
 MATH_VARIABLES = (
@@ -39,6 +39,7 @@ MATH_VARIABLES = (
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "NUMEXPR_NUM_THREADS": "1"}
 START = "import sys; sys.path.insert(0, {package!r}); from fedrec.institution import jail_child; jail_child.main()"
 MAX_REPORT = 1 << 20
+LOOK_S = 0.05  # how often the memory of a job's processes is added up
 _CREDENTIALS = struct.Struct("3i")  # what Linux says of a writer: process, user, group
 # The exceptions that a refusal may name; the name of a class made by own code could hold data.
 _NAMED = {name for name, kind in vars(builtins).items() if isinstance(kind, type) and issubclass(kind, BaseException)}
@@ -187,7 +188,7 @@ class Jail:
             raise Refused("jail.error", "the jail has ended", "Tell the data owner to restart the site")
         self._jobs[job] = child
         try:
-            data, late, (pid, uid) = _read_all(ours, limits.seconds)
+            data, end, (pid, uid) = _read_all(ours, limits.seconds, lambda: self._is_over(child, limits.memory))
         finally:
             ours.close()
             with self._ending:
@@ -196,11 +197,24 @@ class Jail:
                 child.close()
         if stopped:
             raise Refused("jail.stopped", "the data owner stopped this job", "Ask the owner")
-        if late:
+        if end == "memory":
+            raise Refused(
+                "jail.memory",
+                f"the job's processes took more than {limits.memory / 10**6:.0f} MB",
+                "Fork fewer, or none",
+            )
+        if end == "time":
             raise Refused(
                 "jail.time", f"the job took longer than {limits.seconds:.0f} s", "Make the plan's rounds smaller"
             )
         return Report(_report(data, limits.tell_errors), time.monotonic() - started, pid or child.pid, uid)
+
+    def _is_over(self, child: _Child, memory: int) -> bool:
+        """Whether a job that has forked takes more than it may, all its processes together."""
+        if sys.platform != "linux":
+            return False
+        usual = 2 if self.level >= 2 else 1  # the namespace's first process, and the worker
+        return footprint.taken(child.pid, usual) > memory
 
     def kill(self, job: str) -> None:
         """End a running job at once; nothing happens when it has ended."""
@@ -217,8 +231,8 @@ class Jail:
         self._parent.wait()
 
 
-def _read_all(line: socket.socket, seconds: float) -> tuple[bytes, bool, tuple[int, int]]:
-    """Everything until the child closes its end, whether time ran out before, and who wrote: process and user.
+def _read_all(line: socket.socket, seconds: float, is_over: Callable[[], bool]) -> tuple[bytes, str, tuple[int, int]]:
+    """Everything until the child closes its end, what ended it before (time, memory), and who wrote: process and user.
 
     There is room for the kernel's word about the writer and for nothing else: a descriptor that own code sends along
     is never opened here.
@@ -228,16 +242,20 @@ def _read_all(line: socket.socket, seconds: float) -> tuple[bytes, bool, tuple[i
         selector.register(line, selectors.EVENT_READ)
         while len(data) <= MAX_REPORT:
             left = deadline - time.monotonic()
-            if left <= 0 or not selector.select(left):
-                return data, True, writer
+            if left <= 0:
+                return data, "time", writer
+            if not selector.select(min(left, LOOK_S)):
+                if is_over():
+                    return data, "memory", writer
+                continue
             part, facts, _, _ = line.recvmsg(65536, socket.CMSG_SPACE(_CREDENTIALS.size))
             if not part:
-                return data, False, writer
+                return data, "", writer
             data += part
             if facts:
                 pid, uid, _ = _CREDENTIALS.unpack(facts[0][2])
                 writer = pid, uid
-    return b"", False, writer
+    return b"", "", writer
 
 
 def _report(data: bytes, tell_errors: bool) -> dict[str, Any]:
