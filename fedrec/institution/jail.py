@@ -51,6 +51,7 @@ class JailLimits:
     """Limits of one job: wall and CPU seconds, bytes of memory beyond the warm parent's, bytes of one file.
 
     Args:
+        log: bytes of what the job prints that are kept, also while it runs.
         tell_errors: whether a refusal may name an exception's class and line.
     """
 
@@ -58,6 +59,7 @@ class JailLimits:
     memory: int
     file: int
     tell_errors: bool = True
+    log: int = 10**6
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +190,8 @@ class Jail:
             raise Refused("jail.error", "the jail has ended", "Tell the data owner to restart the site")
         self._jobs[job] = child
         try:
-            data, end, (pid, uid) = _read_all(ours, limits.seconds, lambda: self._is_over(child, limits.memory))
+            log = files.get("log")
+            data, end, (pid, uid) = _read_all(ours, limits.seconds, lambda: self._is_over(child, limits, log))
         finally:
             ours.close()
             with self._ending:
@@ -209,12 +212,14 @@ class Jail:
             )
         return Report(_report(data, limits.tell_errors), time.monotonic() - started, pid or child.pid, uid)
 
-    def _is_over(self, child: _Child, memory: int) -> bool:
-        """Whether a job that has forked takes more than it may, all its processes together."""
+    def _is_over(self, child: _Child, limits: JailLimits, log: int | None) -> bool:
+        """Cut the job's log; whether a job that has forked takes more than it may, all its processes together."""
+        if log is not None and os.fstat(log).st_size > limits.log:
+            os.ftruncate(log, limits.log)
         if sys.platform != "linux":
             return False
         usual = 2 if self.level >= 2 else 1  # the namespace's first process, and the worker
-        return footprint.taken(child.pid, usual) > memory
+        return footprint.taken(child.pid, usual) > limits.memory
 
     def kill(self, job: str) -> None:
         """End a running job at once; nothing happens when it has ended."""
@@ -237,16 +242,19 @@ def _read_all(line: socket.socket, seconds: float, is_over: Callable[[], bool]) 
     There is room for the kernel's word about the writer and for nothing else: a descriptor that own code sends along
     is never opened here.
     """
-    deadline, data, writer = time.monotonic() + seconds, b"", (0, -1)
+    deadline, data, writer, look = time.monotonic() + seconds, b"", (0, -1), time.monotonic() + LOOK_S
     with selectors.DefaultSelector() as selector:
         selector.register(line, selectors.EVENT_READ)
         while len(data) <= MAX_REPORT:
-            left = deadline - time.monotonic()
-            if left <= 0:
+            now = time.monotonic()
+            if now >= deadline:
                 return data, "time", writer
-            if not selector.select(min(left, LOOK_S)):
+            if now >= look:  # by the clock: a job may send a byte now and then
                 if is_over():
                     return data, "memory", writer
+                took = time.monotonic() - now
+                look = now + took + max(LOOK_S, 4 * took)  # many processes take long to add up
+            if not selector.select(min(deadline, look) - now):
                 continue
             part, facts, _, _ = line.recvmsg(65536, socket.CMSG_SPACE(_CREDENTIALS.size))
             if not part:

@@ -96,6 +96,9 @@ def _release(
     update = update_of(plan, site.config.limits, store, task.protocol, folder / "update", report.body)
     if update.thin_items is not None:
         detail["thin_items"] = update.thin_items
+    if (folder / "state").stat().st_size > site.config.limits.state_mb * 10**6:
+        most = f"{site.config.limits.state_mb} MB"
+        raise Refused("guard.bytes", f"the private state is larger than {most}", "Keep less in the private state")
     name, size = update.sha256, len(update.data)
     (folder / "update").write_bytes(update.data)
     counts = {"sha256": name, "bytes": size, "rows": update.rows, "users": update.users}

@@ -125,6 +125,7 @@ def against_caps(plan: PlanText, limits: Limits, n_items: int) -> list[dict[str,
         line("users behind a row", "-", f"at least {limits.min_users_per_row}", ""),
         line("minutes a job", "-", f"{limits.minutes:g}", ""),
         line("memory of a job", "-", f"{limits.memory_mb} MB", ""),
+        line("what a run keeps", "-", f"{limits.state_mb} MB", ""),
     ]
 
 

@@ -174,12 +174,21 @@ def test_a_loop_ends_with_the_jobs_time(defence, tmp_path, jail):
 
 # Four processes that take 300 MB each, and one that waits for them.
 FILLS = """
-import os, time
+import os, stat, time
 for _ in range(4):
     if not os.fork():
         held = np.ones(300 * 10**6 // 8)
         time.sleep(1.5)
         os._exit(0)
+for fd in range(3, 64):
+    try:
+        if stat.S_ISSOCK(os.fstat(fd).st_mode):
+            line = fd
+    except OSError:
+        pass
+for _ in range(150):
+    os.write(line, b" ")  # keeps the site reading
+    time.sleep(0.01)
 for _ in range(4):
     os.wait()
 """
@@ -227,6 +236,23 @@ def test_when_the_machine_has_no_memory_left_it_ends_a_job_first(site, jobs, jai
     worker = processes_below(jail.pid)[-1]
     assert Path(f"/proc/{worker}/oom_score_adj").read_text() == "1000\n"
     assert int(Path("/proc/self/oom_score_adj").read_text()) < 1000
+
+
+PRINTS = """
+import os, time
+for _ in range(20):
+    os.write(1, bytes(10**6))
+until = time.monotonic() + 2
+while os.fstat(1).st_size > 10**6 and time.monotonic() < until:
+    time.sleep(0.01)
+assert os.fstat(1).st_size == 10**6
+"""
+
+
+def test_what_a_job_prints_is_cut_while_it_runs(site, jobs):
+    """In the job's own eyes: 20 MB went into the log, and it is down to one before the job ends."""
+    answer = train(site, jobs, approved(site, own(PRINTS)), VECTOR)
+    assert answer["status"] == "done", answer
 
 
 LEAK = "return {'v': rows.item[:8].astype(np.float64)}, {}"

@@ -122,7 +122,9 @@ WALLS = "receipt or fork_bomb or share_its_memory or (reaches_nothing and (key o
 
 def test_all_this_holds_when_an_ordinary_user_runs_the_site():
     """These tests again, with some of the attacks, as nobody; where the tests are not run by root, as who runs them."""
-    tests = [str(Path(__file__).with_name(name)) for name in ("test_jail.py", "test_jail_attacks.py", "test_jail_users.py")]
+    tests = [
+        str(Path(__file__).with_name(name)) for name in ("test_jail.py", "test_jail_attacks.py", "test_jail_users.py")
+    ]
     command = [sys.executable, "-B", "-m", "pytest", "-p", "no:cacheprovider", "-k", WALLS, *tests]
     with tempfile.TemporaryDirectory() as work:
         if os.geteuid() == 0:

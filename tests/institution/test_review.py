@@ -121,7 +121,7 @@ def test_asked_against_the_sites_caps():
     assert {what: rows[what]["verdict"] for what in rows} == {
         "train tasks": "above", "evaluate tasks": "within", "days": "cut", "megabytes an update": "within",
         "model": "above", "use": "above", "own.rate": "above", "own code": "above", "publish": "within", "users behind a row": "", "minutes a job": "",
-        "memory of a job": "",
+        "memory of a job": "", "what a run keeps": "",
     }  # fmt: skip
     assert rows["train tasks"] == {"what": "train tasks", "asked": "9", "cap": "3", "verdict": "above"}
     roomy = against_caps(recipe(), Limits(), 8)
