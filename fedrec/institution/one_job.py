@@ -11,6 +11,7 @@ from typing import Any
 from fedrec.errors import DataError, Refused
 from fedrec.exchange.passport import sign
 from fedrec.exchange.plan import PlanText
+from fedrec.institution.incoming import check_model, checked_lists
 from fedrec.institution.jail import Report
 from fedrec.institution.ledger import RequestRow
 from fedrec.institution.outgoing import numbers_of, update_of
@@ -18,7 +19,7 @@ from fedrec.institution.permit import Task
 from fedrec.institution.published import Published
 from fedrec.institution.site import Site
 from fedrec.institution.store import Store
-from fedrec.institution.task_files import Runner, cut_log, facts_of, keep_base, run_in_jail, state_path
+from fedrec.institution.task_files import Runner, base_of, cut_log, facts_of, keep_base, run_in_jail, state_path
 from fedrec.institution.trouble import check_room
 
 MAX_LOG = 10**6  # bytes that stay of what a job printed
@@ -54,6 +55,8 @@ def perform(
     check_room(site.state, site.config.limits.megabytes)
     folder.mkdir(mode=0o700, parents=True)
     try:
+        if task.kind == "publish":
+            check_model(plan, store.n_items, base_of(site, row, task).read_bytes())
         try:
             report = run_in_jail(site, jail, job, row, task, store, folder)
         except Refused:
@@ -68,7 +71,9 @@ def perform(
             detail.update(sha256=said)
             keep_base(site, row, task)
         if task.kind == "publish":
-            shared, lists = site.blobs.path("in", row.id, task.base), folder / "state"
+            lists = folder / "state"
+            lists.write_bytes(checked_lists(lists, store.n_users, store.n_items))
+            shared = base_of(site, row, task)
             Published(site.state).install(row, task, shared, lists, store, permit["id"], site.now())
         return {"status": "done", "numbers": numbers}
     finally:
@@ -91,6 +96,9 @@ def _release(
     update = update_of(plan, site.config.limits, store, task.protocol, folder / "update", report.body)
     if update.thin_items is not None:
         detail["thin_items"] = update.thin_items
+    if (folder / "state").stat().st_size > site.config.limits.state_mb * 10**6:
+        most = f"{site.config.limits.state_mb} MB"
+        raise Refused("guard.bytes", f"the private state is larger than {most}", "Keep less in the private state")
     name, size = update.sha256, len(update.data)
     (folder / "update").write_bytes(update.data)
     counts = {"sha256": name, "bytes": size, "rows": update.rows, "users": update.users}

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import fedrec
+from fedrec.config.site import Limits
 from fedrec.errors import Refused
 from fedrec.exchange.plan import PlanText
 from fedrec.institution.jail import JailLimits, Report
 from fedrec.institution.ledger import JobRow, RequestRow
+from fedrec.institution.perform import LIST_LENGTH
 from fedrec.institution.permit import Task
 from fedrec.institution.review import status_of
 from fedrec.institution.site import Site
@@ -58,9 +60,13 @@ def run_in_jail(site: Site, jail: Runner, job: str, row: RequestRow, task: Task,
         files["log"] = _open(stack, log_of(site, job), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         if before.exists():
             files["private"] = _open(stack, before, os.O_RDONLY)
-        size = 4 * int(limits.megabytes * 10**6) + 10**9
-        bounds = JailLimits(60 * limits.minutes, limits.memory_mb * 10**6, size, limits.tell_errors)
-        return jail.run(job, spec, files, bounds)
+        return jail.run(job, spec, files, bounds_of(limits, store.n_users))
+
+
+def bounds_of(limits: Limits, n_users: int) -> JailLimits:
+    """The limits of one job; a file may be an update, a state or lists, and is looked at closer when it is written."""
+    size = int(10**6 * max(limits.megabytes, limits.state_mb)) + 4 * LIST_LENGTH * n_users + 10**8
+    return JailLimits(60 * limits.minutes, limits.memory_mb * 10**6, size, limits.tell_errors)
 
 
 def base_of(site: Site, row: RequestRow, task: Task) -> Path:

@@ -48,7 +48,7 @@ OF_PLANS = {
     "settings": ('settings = {"ease.l2" = [1.0, 100.0]}', recipe(), "plan.setting"),
 }
 OF_PERMITS = {"train", "evaluate", "days"}  # what was asked for is cut, which test_decisions.py tests
-OF_JOBS = {"megabytes", "minutes", "memory_mb", "min_users_per_row"}
+OF_JOBS = {"megabytes", "minutes", "memory_mb", "state_mb", "min_users_per_row"}
 OF_THE_SITE = {"jail_level", "tell_errors", "replay_mb"}  # test_jail_levels, test_jail_attacks, test_audit_replay
 LAX = "own_code = true\nallow_echo = true\n"
 
@@ -91,6 +91,7 @@ IN_JOBS = {
     "megabytes": ("megabytes = 0.01", "return {'v': np.ones(10**6)}, {}", "guard.bytes"),
     "minutes": ("minutes = 0.01", "while True:\n    pass", "jail.time"),
     "memory_mb": ("memory_mb = 200", "np.ones(40 * 10**6)", "jail.memory"),
+    "state_mb": ("state_mb = 1", "return {'v': np.ones(8)}, {'s': np.ones(150_000)}", "guard.bytes"),
 }
 
 
@@ -100,12 +101,19 @@ def test_a_job_above_a_cap_is_ended(cap, defence, tmp_path, jail):
     """The control is the same cap, wide: the job ends by itself, or as an array that the plan did not declare."""
     line, lines, code = IN_JOBS[cap]
     kept = [old for old in LIMITS.replace("0.05", "0.5").splitlines() if not old.startswith(cap)]
-    wide = {"megabytes": "megabytes = 64", "minutes": "minutes = 0.1", "memory_mb": "memory_mb = 2048"}[cap]
+    wide = {
+        "state_mb": "state_mb = 2",
+        "megabytes": "megabytes = 64",
+        "minutes": "minutes = 0.1",
+        "memory_mb": "memory_mb = 2048",
+    }[cap]
     site = make_site(tmp_path, "\n".join([*kept, line if defence else wide]) + "\n")
     jobs = Jobs(site, jail)
     bounded = lines.replace("while True:", "import time\nbegan = time.monotonic()\nwhile time.monotonic() < began + 2:")
     answer = train(site, jobs, approved(site, own(bounded)), VECTOR)
     assert answer.get("code") == (code if defence else "guard.shape" if cap == "megabytes" else None), answer
+    left = [path.stat().st_size for path in site.state.glob("private/*/*/*.safetensors")]
+    assert (max(left, default=0) > 10**6) is (cap == "state_mb" and not defence)
     jobs.close()
     site.close()
 

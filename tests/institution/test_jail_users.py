@@ -117,12 +117,14 @@ def test_nothing_stays_on_disk_of_a_jail_that_was_killed(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-WALLS = "receipt or fork_bomb or (reaches_nothing and (key or port or environment)) or (breaks_nothing and root)"
+WALLS = "receipt or fork_bomb or share_its_memory or (reaches_nothing and (key or port or environment)) or (breaks_nothing and root)"
 
 
 def test_all_this_holds_when_an_ordinary_user_runs_the_site():
     """These tests again, with some of the attacks, as nobody; where the tests are not run by root, as who runs them."""
-    tests = [str(Path(__file__).with_name(name)) for name in ("test_jail.py", "test_jail_users.py")]
+    tests = [
+        str(Path(__file__).with_name(name)) for name in ("test_jail.py", "test_jail_attacks.py", "test_jail_users.py")
+    ]
     command = [sys.executable, "-B", "-m", "pytest", "-p", "no:cacheprovider", "-k", WALLS, *tests]
     with tempfile.TemporaryDirectory() as work:
         if os.geteuid() == 0:

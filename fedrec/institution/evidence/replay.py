@@ -23,10 +23,9 @@ from fedrec.exchange.wire import encode, sha256
 from fedrec.institution import policy
 from fedrec.institution.evidence.find import Event, Wanted, events_of
 from fedrec.institution.evidence.reconcile import database
-from fedrec.institution.jail import JailLimits
 from fedrec.institution.outgoing import numbers_of, update_of
 from fedrec.institution.store import Store
-from fedrec.institution.task_files import Runner, base_kept
+from fedrec.institution.task_files import Runner, base_kept, bounds_of
 from fedrec.models import from_plan
 
 
@@ -127,9 +126,7 @@ class _Again:
                 "replay.base", f"the log has no round {number - 1} to start round {number} from", "Replay a whole run"
             )
         spec = {"plan": self._plan_text, "kind": kind, "protocol": protocol}
-        limits = self._limits
-        size = 4 * int(limits.megabytes * 10**6) + 10**9
-        bounds = JailLimits(60 * limits.minutes, limits.memory_mb * 10**6, size, limits.tell_errors)
+        bounds = bounds_of(self._limits, self._store.n_users)
         with ExitStack() as stack:
             files = {
                 "rows": _open(stack, self._store.rows_path, os.O_RDONLY),
@@ -142,7 +139,7 @@ class _Again:
                 files["private"] = _open(stack, before, os.O_RDONLY)
             report = jail.run(f"replay-{event['seq']}", spec, files, bounds)
         if kind == "train":
-            said = update_of(self._plan, limits, self._store, protocol, update, report.body).sha256
+            said = update_of(self._plan, self._limits, self._store, protocol, update, report.body).sha256
             after.replace(self._private(number))
         else:
             said = numbers_of(self._store, report.body)[1]
