@@ -35,6 +35,7 @@ from fedrec.institution.gate import OWN, Gate, Nonces
 from fedrec.institution.jobs import Jobs
 from fedrec.institution.ledger import Account
 from fedrec.institution.noted import Noted
+from fedrec.institution.permit import stricter
 from fedrec.institution.pysyft import SyftServer
 from fedrec.institution.review import summary
 from fedrec.institution.site import Site
@@ -64,7 +65,7 @@ class Calls:
         name = request.path_params["sha256"]
         try:
             row = self._own_call(request, name)
-            limit = int(self._site.config.limits.megabytes * 10**6)
+            limit = int(stricter(self._jobs.permit_of(row), self._site.config.limits).megabytes * 10**6)
             live = _parts(request, lambda: self._jobs.permit_of(row))
             by = request.state.account
             async with _Act(self._site.audit.act(by.email, by.role, "send", name, request=row)) as facts:

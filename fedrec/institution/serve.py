@@ -178,7 +178,7 @@ def _run(
     )
     try:
         asyncio.run(
-            _serve(uvicorn.Server(config), listening, Commands(site, server, facts), state, lambda: ready(facts))
+            _serve(uvicorn.Server(config), listening, Commands(site, server, jobs, facts), state, lambda: ready(facts))
         )
     finally:
         jobs.close()

@@ -1,4 +1,4 @@
-"""Revoke and pause at random instants of a job, of an update on its way out, and of a model on its way in.
+"""Revoke, pause and a disabled account at random instants of a job, of an update on its way out, and of a model on its way in.
 
 `python benchmarks/revokes.py` does fifty of each; here are fewer.
 """
@@ -25,6 +25,7 @@ from fedrec.errors import Refused
 from fedrec.exchange import signing
 from fedrec.exchange.wire import sha256
 from fedrec.institution import app, serve
+from fedrec.institution.commands import Commands
 from fedrec.institution.decisions import Decisions
 from fedrec.institution.jail import Jail
 from fedrec.institution.jobs import Jobs
@@ -34,7 +35,8 @@ from fedrec.institution.site import Site
 TIMES = 8
 SIZE = 4_000_000
 ON_ITS_WAY = (320 + 128) * 1024  # five seconds at 64 kB/s in buffers of the site; and what this reader has
-HOWS = ("revoke", "pause")
+HOWS = ("revoke", "pause", "disable")
+CODES = {"revoke": "permit.revoked", "pause": "permit.paused", "disable": "permit.account"}
 LIMITS = "own_code = true\nmegabytes = 8\nminutes = 0.2\nmemory_mb = 1024\n"
 BUSY = "import time\nbegan = time.monotonic()\nwhile time.monotonic() < began + 0.4:\n    pass"
 
@@ -72,11 +74,15 @@ def decide(how: str, site: Site, jobs: Jobs, row: RequestRow) -> None:
         decisions.undo(OWNER, row.id, "no more", lambda: True)
     elif how == "pause":
         decisions.pause("operator", "operator", "stop")
+    elif how == "disable":
+        Commands(site, None, jobs, {})._do({"op": "users.disable", "email": SCIENTIST.email})
 
 
 def undecide(how: str, site: Site, jobs: Jobs) -> None:
     if how == "pause":
         Decisions(site, jobs).resume("operator", "operator")
+    elif how == "disable":
+        site.ledger.add_account(SCIENTIST.email, SCIENTIST.key, "scientist", site.now())
 
 
 def in_compute(place: tuple[Site, Jobs, int], jail: Jail, how: str, offset: float) -> float:
@@ -88,7 +94,7 @@ def in_compute(place: tuple[Site, Jobs, int], jail: Jail, how: str, offset: floa
     caller.start()
     time.sleep(offset)
     decide(how, site, jobs, row)
-    began, code = time.monotonic(), f"permit.{how}d"
+    began, code = time.monotonic(), CODES[how]
     while processes_below(jail.pid):
         assert time.monotonic() - began < 5
         time.sleep(0.005)
@@ -99,7 +105,8 @@ def in_compute(place: tuple[Site, Jobs, int], jail: Jail, how: str, offset: floa
             jobs.answer(found["key"])
     else:
         assert found["code"] in (code, "task.base"), found
-    if how == "revoke":
+    if how != "pause":
+        assert site.ledger.running(row.id) == []
         assert list((site.state / "blobs").rglob(f"{row.id}/*")) == []
     undecide(how, site, jobs)
     Decisions(site, jobs).undo(OWNER, row.id, "clean", lambda: True)
@@ -190,4 +197,4 @@ def test_an_update_on_its_way_out_is_cut_off(how, place):
 def test_a_model_on_its_way_in_is_not_kept(how, place):
     draw = random.Random(3)
     said = {inwards(place, how, draw.randrange(SIZE)) for _ in range(TIMES)}
-    assert said == ({"kept"} if how == "nothing" else {f"permit.{how}d"})
+    assert said == ({"kept"} if how == "nothing" else {CODES[how]})
