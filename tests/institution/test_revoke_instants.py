@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvicorn
@@ -24,7 +25,7 @@ from test_jail import processes_below
 from fedrec.errors import Refused
 from fedrec.exchange import signing
 from fedrec.exchange.wire import sha256
-from fedrec.institution import app, serve
+from fedrec.institution import app, doors, serve
 from fedrec.institution.commands import Commands
 from fedrec.institution.decisions import Decisions
 from fedrec.institution.jail import Jail
@@ -52,20 +53,27 @@ def served(folder: Path, jail: Jail) -> Iterator[tuple[Site, Jobs, int]]:
     """The site's own application behind a real socket; PySyft's routes are not called here."""
     site = make_site(folder, LIMITS)
     site.ledger.add_account(SCIENTIST.email, SCIENTIST.key, "scientist", site.now())
-    jobs, listening = Jobs(site, jail), serve._bind("127.0.0.1", 0)
-    server = uvicorn.Server(
-        uvicorn.Config(app.build(site, None, jobs), loop="asyncio", log_level="critical", log_config=None)
-    )  # type: ignore[arg-type]  # not uvloop: its policy would stay in this process
+    jobs = Jobs(site, jail)
+    with running_at(app.build(site, None, jobs)) as port:
+        yield site, jobs, port
+    jobs.close()
+    site.close()
+
+
+@contextlib.contextmanager
+def running_at(application: Any, **more: Any) -> Iterator[int]:
+    """The port at which an application is served as a site serves it."""
+    listening = serve._bind("127.0.0.1", 0)
+    # not uvloop: its policy would stay in this process
+    server = uvicorn.Server(doors.config_of(application, False, loop="asyncio", log_level="critical", **more))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     while not server.started:
         time.sleep(0.01)
-    yield site, jobs, listening.getsockname()[1]
+    yield listening.getsockname()[1]
     server.should_exit = True
     thread.join()
     listening.close()
-    jobs.close()
-    site.close()
 
 
 def decide(how: str, site: Site, jobs: Jobs, row: RequestRow) -> None:
