@@ -68,6 +68,7 @@ class Search:
     def _half(self, data: bytes, name: str) -> bool:
         """Whether RUN different planted ratings stand side by side as 16 bits: there are few such numbers, so few
         would be there by chance, and a run of one number (an array of ones) says nothing."""
+        data += bytes(16)
         for start in range(2):
             values = np.frombuffer(data, name, (len(data) - start) // 2, start)
             hits = np.flatnonzero(np.diff(np.concatenate([[0], np.isin(values, self._halves), [0]]).astype(np.int8)))
