@@ -47,3 +47,10 @@ def test_a_cap_lowered_after_the_approval_binds_and_a_raised_one_does_not_loosen
     assert answered(given, "approved", later - timedelta(seconds=1), task(), {}, [], Limits(days=3)) == ""
     assert answered(given, "approved", later, task(), {"train": 12}, [], Limits(train=10**6)) == "permit.rounds"
     assert answered(given, "approved", NOW + timedelta(days=30), task(), {}, [], Limits(days=999)) == "permit.expired"
+
+
+def test_an_evaluation_is_answered_once_per_round_and_protocol():
+    given, trained = sign(made(), KEY), [("train", 0, "p1", "done")]
+    assert answered(given, "approved", NOW, task("evaluate"), {}, trained) == ""
+    again = [*trained, ("evaluate", 0, "p1", "done")]
+    assert answered(given, "approved", NOW, task("evaluate"), {}, again) == "permit.evaluate"
