@@ -25,16 +25,17 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fedrec.errors import Refused
 from fedrec.exchange import signing
 from fedrec.institution.calls import BYTES, SyftCalls, body_of, refused
 from fedrec.institution.decisions import Decisions
-from fedrec.institution.gate import OWN, Gate, Nonces
+from fedrec.institution.doors import Doors
+from fedrec.institution.gate import OPEN, OWN, Gate, Nonces
 from fedrec.institution.jobs import Jobs
 from fedrec.institution.ledger import Account
 from fedrec.institution.noted import Noted
+from fedrec.institution.permit import stricter
 from fedrec.institution.pysyft import SyftServer
 from fedrec.institution.review import summary
 from fedrec.institution.site import Site
@@ -46,7 +47,6 @@ from fedrec.institution.witness import MAX_BODY, Witness
 
 _HEX64 = re.compile(r"[0-9a-f]{64}")
 MAX_WAIT_S = 25.0
-LINGER = 16 * 10**6  # bytes of a refused body that are let run out
 PAGE = 10**6  # bytes of events in one answer
 _log = logging.getLogger("fedrec.site")
 
@@ -64,7 +64,7 @@ class Calls:
         name = request.path_params["sha256"]
         try:
             row = self._own_call(request, name)
-            limit = int(self._site.config.limits.megabytes * 10**6)
+            limit = int(stricter(self._jobs.permit_of(row), self._site.config.limits).megabytes * 10**6)
             live = _parts(request, lambda: self._jobs.permit_of(row))
             by = request.state.account
             async with _Act(self._site.audit.act(by.email, by.role, "send", name, request=row)) as facts:
@@ -218,6 +218,7 @@ class Calls:
             raise Refused("permit.missing", "this account has no such request here", "Submit the plan first")
         if not all(_HEX64.fullmatch(name) for name in (body, *hex64)):
             raise Refused("gate.digest", "a blob's name is its SHA-256 in hex", "Name it so")
+        request.state.places.enter_context(self._gate.place(key, OPEN))  # until the answer has left
         self._jobs.permit_of(row.id)
         return row.id
 
@@ -255,34 +256,6 @@ class _Guarded(FileResponse):
             await super().__call__(scope, receive, checked)
 
 
-class HangUp:
-    """Closes the line after an answer to a stranger whose body was not read to its end: no more of it is read.
-
-    A body that says it is shorter than LINGER runs out unread, so that who meant well reads the answer.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        said = dict(scope.get("headers", ()))
-        length = said.get(b"content-length", b"")
-        more = b"transfer-encoding" in said or int(length if length.isdigit() else 0) > LINGER
-
-        async def received() -> Message:
-            nonlocal more
-            message = await receive()
-            more = more and bool(message.get("more_body"))
-            return message
-
-        async def answered(message: Message) -> None:
-            if message["type"] == "http.response.start" and more and "account" not in scope.get("state", {}):
-                message["headers"] = [*message["headers"], (b"connection", b"close")]
-            await send(message)
-
-        await self._app(scope, received, answered)
-
-
 def build(site: Site, server: SyftServer, jobs: Jobs) -> Starlette:
     """The application of one site."""
     gate = Gate(site.keys.uid, site.ledger.account_of, site.ledger.first_time, site.keys.cookie_secret)
@@ -315,7 +288,7 @@ def build(site: Site, server: SyftServer, jobs: Jobs) -> Starlette:
             Route("/fedrec/v1/resume", calls.resume, methods=["POST"]),
             Route("/fedrec/v1/audit", calls.audit, methods=["GET"]),
         ],
-        middleware=[Middleware(HangUp)],
+        middleware=[Middleware(Doors)],
         exception_handlers={
             **dict.fromkeys((Refused, OSError, sqlite3.OperationalError, Exception), _trouble),
             HTTPException: unknown,

@@ -36,7 +36,7 @@ READS = frozenset(
     "action.has_storage_permission".split()
 )
 NAMED = 1000  # requests that the event of a view names, the newest
-_STATUS = {"gate.size": 413, "gate.rate": 429}
+_STATUS = {"gate.size": 413, "gate.rate": 429, "gate.slow": 408}
 _log = logging.getLogger("fedrec.site")
 
 
@@ -50,7 +50,11 @@ class SyftCalls:
         self._gate, self._decisions, self._noted = gate, decisions, noted
         self._threads = {True: CapacityLimiter(8), False: CapacityLimiter(THREADS)}
 
-    async def metadata(self, request: Request) -> Response:  # noqa: ARG002
+    async def metadata(self, request: Request) -> Response:
+        try:
+            self._gate.asked(address_of(request))
+        except Refused as refusal:
+            return refused(await run_in_threadpool(self._noted.away, request, None, "GET metadata", refusal))
         await run_in_threadpool(self._noted.answered, "GET metadata")
         return JSONResponse(self._server.metadata())
 

@@ -12,6 +12,7 @@ from typing import Any
 from fedrec.errors import FedrecError, WrongInput
 from fedrec.institution.gate import PATHS
 from fedrec.institution.head import head_of
+from fedrec.institution.jobs import Jobs
 from fedrec.institution.local import ACTS, LOCAL
 from fedrec.institution.published import Published
 from fedrec.institution.site import Site
@@ -23,8 +24,8 @@ _log = logging.getLogger("fedrec.site")
 class Commands:
     """The control socket's commands: one JSON line in, one out."""
 
-    def __init__(self, site: Site, server: Any, facts: Mapping[str, Any]) -> None:
-        self._site, self._server, self._facts = site, server, facts
+    def __init__(self, site: Site, server: Any, jobs: Jobs, facts: Mapping[str, Any]) -> None:
+        self._site, self._server, self._jobs, self._facts = site, server, jobs, facts
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -71,6 +72,7 @@ class Commands:
                 with site.audit.act("site", "site", "users.disable", email):
                     if not ledger.disable_account(email):
                         raise WrongInput("there is no such account")
+                    self._jobs.stop_account(email)
                 return {"email": email, "enabled": False}
             case {"op": "act", "act": str(act), "thing": str(thing), "outcome": str(outcome), **more} if act in ACTS:
                 given: dict[str, Any] = {"of": more.get("of"), "request": more.get("request", "")}

@@ -17,7 +17,7 @@ from fedrec.errors import WrongInput
 from fedrec.institution.audit import AuditLog, Signer
 from fedrec.institution.blobs import Blobs
 from fedrec.institution.ledger import Ledger
-from fedrec.institution.permit import stamp
+from fedrec.institution.permit import Here, stamp
 from fedrec.institution.store import Store
 
 
@@ -85,6 +85,11 @@ class Site:
     def state(self) -> Path:
         """The folder of everything that the site writes."""
         return self.folder / "state"
+
+    @property
+    def here(self) -> Here:
+        """What a permit must be of."""
+        return Here(self.config.name, self.keys.public, self.consortium.hash, self.config.limits)
 
     @classmethod
     def open(cls, folder: Path, log: AuditLog | None = None) -> Site:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import fedrec
-from fedrec.config.site import Limits
+from fedrec.config import Limits
 from fedrec.errors import Refused
 from fedrec.exchange.plan import PlanText
 from fedrec.institution.jail import JailLimits, Report
@@ -38,13 +38,14 @@ class Runner(Protocol):
     def kill(self, job: str) -> None: ...
 
 
-def run_in_jail(site: Site, jail: Runner, job: str, row: RequestRow, task: Task, store: Store, folder: Path) -> Report:
-    """Open what the task may see, and run it.
+def run_in_jail(
+    site: Site, jail: Runner, job: str, row: RequestRow, task: Task, limits: Limits, store: Store, folder: Path
+) -> Report:
+    """Open what the task may see, and run it within the limits.
 
     Raises:
         Refused: `task.base`, `task.round`, or what the jail says.
     """
-    limits = site.config.limits
     spec = {"plan": row.plan, "kind": task.kind, "protocol": task.protocol}
     before = private_of(site, row, task)
     turns = PlanText.parse(row.plan).schedule  # without one every site trains in every round

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from audit_logs import OTHER, PERSON, kept, opened, write
-from small_site import OWNER, SCIENTIST, make_site
+from small_site import OWNER, SCIENTIST, Idle, make_site
 from told import RUN, tell
 
 from fedrec.cli.main import main
@@ -28,6 +28,7 @@ from fedrec.institution.evidence.find import Wanted
 from fedrec.institution.evidence.pack import pack
 from fedrec.institution.evidence.reconcile import database, reconcile
 from fedrec.institution.evidence.redaction import redact
+from fedrec.institution.jobs import Jobs
 from fedrec.institution.ledger import Ledger
 from fedrec.institution.local import alone, own_log
 from fedrec.institution.texts import Texts, erased
@@ -239,7 +240,7 @@ def test_a_running_site_erases_by_itself_and_goes_on(tmp_path):
     ready, ended = threading.Event(), threading.Event()
 
     async def serve() -> None:
-        commands = Commands(site, None, {})
+        commands = Commands(site, None, Jobs(site, Idle()), {})
         server = await asyncio.start_unix_server(commands.answer, site.state / "control.sock")
         ready.set()
         await asyncio.to_thread(ended.wait)

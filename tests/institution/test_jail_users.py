@@ -44,8 +44,9 @@ def any_level(request: pytest.FixtureRequest) -> Iterator[Jail]:
     made.close()
 
 
-def test_the_receipt_names_level_process_and_user_as_this_machine_knows_them(any_level, site):
+def test_the_receipt_names_level_process_and_user_as_this_machine_knows_them(any_level, tmp_path):
     """Also where own code runs as the root of its own user space: the kernel says who wrote the report."""
+    site = make_site(tmp_path, f"jail_level = {any_level.level}\n")
     jobs = Jobs(site, any_level)
     assert train(site, jobs, approved(site, recipe("popularity")))["status"] == "done"
     receipt = [event for event in audit.read(site.audit.path) if event["act"] == "train"][-1]["detail"]
@@ -53,6 +54,7 @@ def test_the_receipt_names_level_process_and_user_as_this_machine_knows_them(any
     assert (receipt["jail_level"], receipt["uid"]) == (any_level.level, user)
     assert receipt["pid"] > any_level.pid
     jobs.close()
+    site.close()
 
 
 def sockets() -> int:

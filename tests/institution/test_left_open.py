@@ -49,7 +49,7 @@ def test_each_open_act_is_named_with_what_became_of_it(site):
     permit = row.signed_permit["id"]
     waiting = submitted(site, recipe("popularity"))
     raw = Task.parse(task(sent(site, row, START)))
-    site.ledger.reserve("j" * 32, row.id, raw, site.now(), site.keys.public)
+    site.ledger.reserve("j" * 32, row.id, raw, site.now(), site.here)
     ids = {"request": row.id, "permit": permit, "run": "r", "round": 0}
     expected = {
         intent(site, "approve", request=row.id, permit=permit): "done",

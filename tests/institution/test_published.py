@@ -98,7 +98,7 @@ def test_versions_use_and_rollback(site, jobs):
 
 
 def test_the_owner_chooses_through_the_control_socket_and_the_log_says_so(site, jobs):
-    row, commands = approved(site, recipe("popularity", runs=3)), Commands(site, None, {})
+    row, commands = approved(site, recipe("popularity", runs=3)), Commands(site, None, jobs, {})
     for run in ("a", "b"):
         train(site, jobs, row, run=run)
         ended(site, jobs, row, task(sent(site, row, COUNTS), "publish", run=run))
