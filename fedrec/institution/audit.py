@@ -33,7 +33,7 @@ from fedrec.institution.verdict import Verdict
 from fedrec.institution.verify import GAP, GOOD, KIND, MAX_LINE, MAX_OPEN, SINGLE, Checker
 
 CROWD = MAX_OPEN // 2  # acts open at once; more of them only for who decides, so that nobody can keep him from it
-DECIDES = frozenset({"owner", "reviewer", "site"})  # roles
+DECIDES = frozenset({"owner", "reviewer", "site", "none"})  # roles; none: an owner who logs in is not known yet
 SEGMENT = 16 * 10**6  # bytes, about; a file of the log that is larger is followed by another
 Detail = Mapping[str, str | int | bool]
 
@@ -201,7 +201,7 @@ class AuditLog:
     def _compose(self, entry: _Entry, state: Checker) -> None:
         numbers, first = list[int](), entry.bodies[0]
         room = MAX_OPEN - 1 if first["role"] in DECIDES or first["actor"] == "site" else CROWD
-        if first["outcome"] == "intent" and len(state.open) >= room:
+        if len(entry.bodies) == 1 and first["outcome"] == "intent" and len(state.open) >= room:
             raise Refused("audit.write", f"{len(state.open)} acts are open in the audit log", "Wait until some end")
         for given in entry.bodies:
             due = state.checkpoint < 0 or state.started or state.seq - state.checkpoint == GAP
