@@ -33,9 +33,8 @@ class Finding:
     """Something that stands in one place only, or otherwise than in the log.
 
     Args:
-        kind: "act without event", "event without act", "differs", "unknown" (nobody can say whether an act was done),
-            or "unproved" (a checkpoint that another institution's log was not shown to lead to, in the same run).
-        where: accounts, requests, decisions, permits, tasks, pause, pysyft, updates, models, acts or witness.
+        kind: "act without event", "event without act", "differs", or "unknown": nobody can say whether it was done.
+        where: accounts, requests, decisions, permits, tasks, pause, pysyft, updates, models or acts.
     """
 
     kind: str
@@ -55,6 +54,7 @@ class _Logged:
     ended: set[tuple[Any, ...]] = field(default_factory=set)  # tasks whose answer a crash kept, and not their outcome
     carried: set[tuple[str, str]] = field(default_factory=set)  # (run, institution) with a checkpoint
     findings: list[Finding] = field(default_factory=list)
+    unproved: list[str] = field(default_factory=list)
     submitted: set[tuple[str, str]] = field(default_factory=set)  # (scientist, plan)
     decision: dict[str, str] = field(default_factory=dict)  # by request
     reason: dict[str, str] = field(default_factory=dict)  # by request: SHA-256 of the last decision's
@@ -97,7 +97,7 @@ class _Logged:
         if event["outcome"] != "done" or (not facts["proved"] and (run, name) in self.carried):
             why = "does not fit what was kept" if event["outcome"] != "done" else "came without a good proof"
             said = f"{name} with {facts['size']} events {why} (event {event['seq']}); verify its log with this one"
-            self.findings.append(Finding("unproved", "witness", said))
+            self.unproved.append(said)
         self.carried.add((run, name))
 
     def _ended(self, event: Event) -> None:
@@ -129,6 +129,17 @@ class _Logged:
             one["act"] == act and thing in ("", one["object"]) and request in ("", one["request"])
             for one in self.intents.values()
         )
+
+
+def unproved(folder: Path) -> list[str]:
+    """Checkpoints of other institutions that were not shown to continue the one before in the same run.
+
+    No finding about this site: an honest driver that was started again brings such, and so does one who hides a fork.
+    """
+    log = _Logged()
+    for event in events_of(folder):
+        log.take(event)
+    return log.unproved
 
 
 def reconcile(folder: Path) -> list[Finding]:
