@@ -1,7 +1,8 @@
 """The audit log's figures: `python benchmarks/audit.py [--events N] [--mutations N] [--large MB] [--json FILE]`.
 
 How fast verify.py reads on one core and how much memory it needs, what an event costs on the call path, alone and with
-others at the same time, what a round's exchange of checkpoints costs a site, and how many mutated logs are detected.
+others at the same time, what a round's exchange of checkpoints costs a site, and how many mutated logs are detected:
+alone, as a tail that was not written whole, with a witness, and with one that is some acts behind the log's end.
 The large log's events are written by the log itself, in large groups; a real disk takes part in what a call waits for.
 """
 
@@ -126,6 +127,7 @@ def writing(folder: Path, count: int) -> dict[str, Any]:
 
 def mutating(folder: Path, count: int) -> dict[str, Any]:
     """How many mutated logs are detected, alone and with a witness; and every byte of a thousand events."""
+    from test_audit_garbage import blind
     from test_tampering import Case, every_byte, mutations
 
     began = time.monotonic()
@@ -134,7 +136,8 @@ def mutating(folder: Path, count: int) -> dict[str, Any]:
     bytes_changed = every_byte(folder / "bytes", 1)
     return {
         "logs": sum(totals.values()), **totals, "by_kind": found, "bytes_changed_one_by_one": bytes_changed,
-        "bytes_missed": 0, "seconds": round(time.monotonic() - began, 1),
+        "bytes_missed": 0, "witness_behind": [blind(folder / f"behind{acts}", 100, acts) for acts in (0, 1, 10, 50)],
+        "seconds": round(time.monotonic() - began, 1),
     }  # fmt: skip
 
 

@@ -20,16 +20,21 @@ STILL = "The ledger, PySyft's store, and packs, exports and backups made before 
 @site_argument
 @json_option
 def reconcile(folder: Path, target: str | None) -> None:
-    """Compare DIR's log with its ledger, PySyft's store, released updates and models; exit 3 if one lacks the other."""
+    """Compare DIR's log with its ledger, PySyft's store, released updates and models; exit 3 if one lacks the other.
+
+    Also lists checkpoints of other institutions that came without a good proof: verify their logs with this one.
+    """
     from fedrec.institution.evidence.reconcile import reconcile as compare
+    from fedrec.institution.evidence.reconcile import unproved
 
     found = set(compare(folder))
     if found:  # a running site may have been between an act and its event
         time.sleep(1.0)
         found &= set(compare(folder))
     lines = [f"{one.kind}: {one.where}: {one.what}" for one in sorted(found)]
-    emit({"findings": [one.as_dict() for one in sorted(found)]}, target,
-         text="\n".join(lines) or "every act has its event, every event its act")  # fmt: skip
+    lines, others = lines or ["every act has its event, every event its act"], unproved(folder)
+    emit({"findings": [one.as_dict() for one in sorted(found)], "unproved": others}, target,
+         text="\n".join([*lines, *(f"unproved: {one}" for one in others)]))  # fmt: skip
     sys.exit(3 if found else 0)
 
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from fedrec.errors import FedrecError, WrongInput
@@ -84,17 +84,17 @@ class Commands:
             case {"op": "audit.redact", "names": [*names]}:
                 return {"erased": redact(site.audit, names)}
             case {"op": "models.use", "version": str(version)}:
-                return self._model("models.use", lambda models: models.use(version))
+                return self._model("models.use", Published(site.state).find(version))
             case {"op": "models.rollback"}:
-                return self._model("models.rollback", Published.rollback)
+                return self._model("models.rollback", Published(site.state).earlier())
         raise WrongInput("unknown command")
 
-    def _model(self, act: str, change: Callable[[Published], dict[str, Any]]) -> dict[str, Any]:
-        """Change which model is served; the log says to which."""
-        with self._site.audit.act("site", "site", act, "model") as facts:
-            chosen = change(Published(self._site.state))
-            facts.update(model=chosen["model"], number=chosen["number"], permit=chosen["permit"])
-            return chosen
+    def _model(self, act: str, chosen: Mapping[str, Any]) -> dict[str, Any]:
+        """Change which model is served; the log says to which, before it is done."""
+        said = {name: chosen[name] for name in ("model", "number", "permit")}
+        with self._site.audit.act("site", "site", act, "model", detail=said):
+            models = Published(self._site.state)
+            return models.rollback() if act == "models.rollback" else models.use(chosen["folder"])
 
 
 def _check_password(password: str) -> None:

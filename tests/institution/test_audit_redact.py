@@ -21,7 +21,7 @@ from told import RUN, tell
 from fedrec.cli.main import main
 from fedrec.errors import Refused, WrongInput
 from fedrec.institution import verify as verifier
-from fedrec.institution.audit import Verdict, read, verify
+from fedrec.institution.audit import read, verify
 from fedrec.institution.commands import Commands
 from fedrec.institution.evidence import find, index, unpack
 from fedrec.institution.evidence.find import Wanted
@@ -33,6 +33,7 @@ from fedrec.institution.ledger import Ledger
 from fedrec.institution.local import alone, own_log
 from fedrec.institution.texts import Texts, erased
 from fedrec.institution.texts import redact as erase
+from fedrec.institution.verdict import Verdict
 
 
 def both(folder: Path, *witnesses: Path) -> Verdict:

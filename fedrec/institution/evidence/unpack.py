@@ -9,6 +9,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterable, Mapping
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,9 +18,10 @@ from fedrec.exchange.passport import signed_by
 from fedrec.exchange.plan import fingerprint
 from fedrec.exchange.wire import canonical, sha256
 from fedrec.institution import verify as verifier
-from fedrec.institution.audit import Verdict, verify
+from fedrec.institution.audit import verify
 from fedrec.institution.evidence.find import Event
 from fedrec.institution.evidence.pack import FORMAT, facts_of
+from fedrec.institution.verdict import Verdict
 
 MAX_FILE, MAX_FILES = 1 << 31, 10_000
 NEEDED = (
@@ -118,7 +120,8 @@ def check(
     """
     try:
         with closing(Pack(place)) as pack, tempfile.TemporaryDirectory() as folder:
-            return _check(pack, key, witnesses, pinned, Path(folder))
+            found = _check(pack, key, witnesses, pinned, Path(folder))
+            return replace(found, pinned=bool(key) or pinned is not None)
     except BadPack as error:
         return Verdict("tampered", 0, None, str(error))
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError, OSError) as error:
@@ -139,7 +142,7 @@ def _check(pack: Pack, key: str, witnesses: Iterable[Path], pinned: Mapping[str,
         raise BadPack("it is not signed with the key of this site")
     if sha256(pack.read("verify.py")) != sha256(Path(verifier.__file__).read_bytes()):
         raise BadPack("its verify.py is not the one of this fedrec")
-    found = Verdict("ok", len(events), None, "", str(facts["site"]), key, int(facts["checkpoint"]))
+    found = Verdict("ok", len(events), site=str(facts["site"]), key=key, signed=int(facts["checkpoint"]))
     if pack.extract_log(folder):
         found = verify(folder, key, witnesses)
         if found.verdict != "ok":
