@@ -185,10 +185,16 @@ def verify(place: Path, witnesses: tuple[Path, ...], key: str, consortium: Path 
     FILE may be an evidence pack: then every file of it is checked.
     """
     from fedrec.config import ConsortiumConfig
+    from fedrec.institution.audit import Verdict
     from fedrec.institution.audit import verify as check
     from fedrec.institution.evidence import unpack
+    from fedrec.institution.evidence.export import not_a_log
 
     pinned = None if consortium is None else {m.name: m.key for m in ConsortiumConfig.load(consortium).member}
-    verdict = (unpack.check if unpack.is_pack(place) else check)(place, key, witnesses, pinned)
-    emit(verdict.as_dict(), target, text=verdict.sentence())
+    if why := not_a_log(place):
+        verdict = Verdict("unreadable", 0, None, why)
+    else:
+        verdict = (unpack.check if unpack.is_pack(place) else check)(place, key, witnesses, pinned)
+    note = f"; {verdict.reason}" if verdict.verdict == "ok" and verdict.reason else ""
+    emit(verdict.as_dict(), target, text=verdict.sentence() + note)
     sys.exit({"ok": 0, "incomplete-tail": 0, "unreadable": 2}.get(verdict.verdict, 3))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -45,17 +48,22 @@ def replay(folder: Path, run: str, number: int | None, target: str | None) -> No
     from fedrec.institution.evidence.replay import replay as again
     from fedrec.institution.evidence.replay import text_of
     from fedrec.institution.jail import Jail
+    from fedrec.institution.local import local_act
 
+    can = os.access(folder / "state", os.W_OK)  # a copy that can only be read takes no event
+    noted = local_act(folder, "replay", "run", run=run) if can else nullcontext(dict[str, Any]())
     jail = Jail(walls.level_here(SiteConfig.load(folder / "site.toml").limits.jail_level))
     try:
         jail.wait_ready()
-        rows = []
-        for one in again(folder, run, jail, number):
-            rows.append(one.as_dict())
-            say(text_of(rows[-1]))
+        rows: list[dict[str, Any]] = []
+        with noted as facts:
+            for one in again(folder, run, jail, number):
+                rows.append(one.as_dict())
+                say(text_of(rows[-1]))
+            differ = [row for row in rows if not row["same"]]
+            facts.update(tasks=len(rows), differ=len(differ))
     finally:
         jail.close()
-    differ = [row for row in rows if not row["same"]]
     emit(
         {"run": run, "tasks": rows}, target, text=f"{len(rows) - len(differ)} of {len(rows)} tasks gave the same again"
     )
@@ -90,7 +98,7 @@ def pack(folder: Path, run: str, request: str, alone: bool, out: Path | None, ta
     from fedrec.institution.evidence.pack import pack as packed
     from fedrec.institution.local import local_act
 
-    with local_act(folder, "export", "log", detail={"form": "pack", "run": run}):
+    with local_act(folder, "export", "log", run=run, detail={"form": "pack"}):
         data = packed(folder, run, request, alone)
         place = out or Path(f"{run}-{folder.absolute().name}.zip")
         try:
