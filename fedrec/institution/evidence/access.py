@@ -14,7 +14,7 @@ COULD = {
     "owner": ("cards", "mock", "every request", "the data set's handle", "what jobs print"),
     "reviewer": ("cards", "mock", "every request", "what jobs print"),
     "scientist": ("cards", "mock", "own requests", "answers and updates of own plans under a live permit"),
-    "auditor": ("cards", "mock", "the audit log"),
+    "auditor": ("cards", "mock", "the audit log", "packs of runs"),
     "operator": ("cards",),
 }
 MACHINE = ("site", "operator")  # actors at the institution's own machine, where no account is asked
