@@ -189,11 +189,16 @@ def verify(place: Path, witnesses: tuple[Path, ...], key: str, consortium: Path 
     from fedrec.config import ConsortiumConfig, SiteConfig
     from fedrec.institution.audit import verify as check
     from fedrec.institution.evidence import unpack
+    from fedrec.institution.evidence.export import not_a_log
+    from fedrec.institution.verdict import Verdict
 
     pinned = None if consortium is None else {m.name: m.key for m in ConsortiumConfig.load(consortium).member}
     if not key and pinned is None and (place / "site.toml").exists():
         own = SiteConfig.load(place / "site.toml")
         key = next((m.key for m in ConsortiumConfig.load(own.consortium_path).member if m.name == own.name), "")
-    verdict = (unpack.check if unpack.is_pack(place) else check)(place, key, witnesses, pinned)
+    if why := not_a_log(place):
+        verdict = Verdict("unreadable", 0, None, why)
+    else:
+        verdict = (unpack.check if unpack.is_pack(place) else check)(place, key, witnesses, pinned)
     emit(verdict.as_dict(), target, text=verdict.sentence())
     sys.exit(verdict.code)

@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse, Response
 
 from fedrec.errors import Refused
 from fedrec.exchange.plan import fingerprint
+from fedrec.institution.acts import seen as seen_of
 from fedrec.institution.decisions import Decisions
 from fedrec.institution.envelope import Call
 from fedrec.institution.gate import PATHS, Gate, too_large
@@ -35,7 +36,6 @@ READS = frozenset(
     "user.get_current_user metadata.get_metadata user.get_all api.view request.get_all action.get "
     "action.has_storage_permission".split()
 )
-NAMED = 1000  # requests that the event of a view names, the newest
 _STATUS = {"gate.size": 413, "gate.rate": 429, "gate.slow": 408}
 _log = logging.getLogger("fedrec.site")
 
@@ -185,8 +185,7 @@ class SyftCalls:
         with self._site.audit.act(account.email, account.role, "view", "requests") as facts:
             result = self._server.run(signed)
             seen = () if self._server.is_error(result) else self._server.value(result)
-            ids = [one.id.no_dash for one in seen if hasattr(one, "id")]
-            facts.update(requests=len(ids), ids=" ".join(name[:8] for name in ids[-NAMED:]))
+            facts.update(seen_of([one.id.no_dash for one in seen if hasattr(one, "id")]))
             facts["outcome"] = self._outcome(result)
         return result
 

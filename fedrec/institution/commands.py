@@ -75,7 +75,7 @@ class Commands:
                     self._jobs.stop_account(email)
                 return {"email": email, "enabled": False}
             case {"op": "act", "act": str(act), "thing": str(thing), "outcome": str(outcome), **more} if act in ACTS:
-                given: dict[str, Any] = {"of": more.get("of"), "request": more.get("request", "")}
+                given = {name: more.get(name, "") for name in ("request", "run")} | {"of": more.get("of")}
                 try:
                     number = site.audit.event(*LOCAL, act, thing, outcome=outcome, detail=more.get("detail"), **given)
                     return {"number": number}

@@ -60,6 +60,7 @@ OWN: dict[str, frozenset[str]] = {
     ),
     "POST pause": frozenset({"owner", "reviewer", "operator"}),
     "POST resume": frozenset({"owner", "reviewer"}),
+    "GET packs": frozenset({"owner", "reviewer", "auditor"}),
     "GET audit": frozenset({"owner", "reviewer", "scientist", "auditor"}),
 }
 

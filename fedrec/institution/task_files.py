@@ -146,11 +146,11 @@ def base_kept(state: Path, request: str, base: str) -> Path:
     return state / "bases" / request / base
 
 
-def ids_of(row: RequestRow, task: Task) -> dict[str, Any]:
-    """What every event about a task carries."""
+def ids_of(row: RequestRow, task: Task | None) -> dict[str, Any]:
+    """What every event about a task carries; None: of no task yet."""
     permit = row.signed_permit or {}
-    purpose = str(permit.get("purpose", ""))
-    return {"purpose": purpose, "request": row.id, "permit": permit.get("id", ""), "run": task.run, "round": task.round}
+    where: dict[str, Any] = {} if task is None else {"run": task.run, "round": task.round}
+    return {"purpose": str(permit.get("purpose", "")), "request": row.id, "permit": permit.get("id", ""), **where}
 
 
 def facts_of(site: Site, row: RequestRow, task: Task, permit: Mapping[str, Any]) -> dict[str, Any]:

@@ -41,6 +41,7 @@ class Verdict:
             for one in self.witnesses
             if one["unreadable"]
         ]
+        more += [self.reason] if self.verdict == "ok" and self.reason else []
         more += [] if self.pinned else [f"key not pinned: compare {self.key}"]
         said = f"{torn or 'ok, '}{self.events} events of {self.site} (its last signature covers {self.signed}{held})"
         return "; ".join([said, *more])

@@ -66,6 +66,13 @@ def test_nothing_goes_in_or_out_after_a_revoke(defence, arena):
         assert not list((here.site.folder / "state" / "blobs").rglob(approved.id))
 
 
+def test_a_part_of_an_update_is_not_given(strong):
+    """Else somebody could take it in parts, each of which the log would call a whole fetch."""
+    approved, update = trained(strong)
+    got = own_route(strong.ada, "GET", f"/fedrec/v1/blobs/{update}", permit=approved.id, Range="bytes=0-9")
+    assert code_of(got) == "gate.range"
+
+
 @BOTH
 def test_another_scientist_cannot_use_or_read_under_this_permit(defence, arena):
     here = arena(defence, "owner")

@@ -38,6 +38,7 @@ pause          | ✓   | ✓ | –          | – | pause | –
 resume         | ✓   | ✓ | –          | – | –     | –
 output of jobs | –   | – | –          | – | –     | –
 audit log      | ✓   | ✓ | own events | ✓ | –     | –
+evidence pack  | ✓   | ✓ | –          | ✓ | –     | –
 change the log | –   | – | –          | – | –     | –
 users          | –   | – | –          | – | –     | –
 code           | –   | – | –          | – | –     | –
@@ -133,6 +134,7 @@ WAYS = [
     Way("pause", "POST /fedrec/v1/pause"),
     Way("resume", "POST /fedrec/v1/resume", "permit.running"),
     Way("audit log", "GET /fedrec/v1/audit?after=100000000"),
+    Way("evidence pack", "GET /fedrec/v1/packs/nothing?alone=1", "pack.run"),
     *denied("data set", "dataset.add", "dataset.delete", "settings.update", "api.update", "policy.add"),
     *denied("output of jobs", "log.get_stdout", "log.get_stderr", "job.get_all", "job.restart"),
     *denied("change the log", "output.create", "code.store_execution_output"),
