@@ -103,6 +103,7 @@ class Site:
         """
         config = SiteConfig.load(folder / "site.toml")
         consortium = ConsortiumConfig.load(config.consortium_path)
+        consortium.hash  # noqa: B018 (read once, and now: permits are compared with it at every call)
         state = folder / "state"
         keys = Keys.load_or_make(state)
         pinned = {member.name: member.key for member in consortium.member}

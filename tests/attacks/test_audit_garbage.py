@@ -135,7 +135,7 @@ def blind(folder: Path, acts: int, behind: int) -> dict[str, int]:
 
 @pytest.mark.parametrize("behind", [0, 1, 4])
 def test_a_witness_behind_the_end_sees_what_it_covers_and_no_more(tmp_path, behind):
-    """Two events an act; a cut that leaves the checkpoint that it holds leaves what came after it."""
+    """Two events an act; a cut that leaves the checkpoint that it holds leaves what came after it. Control: behind = 0."""
     found = blind(tmp_path, 12, behind)
     assert found["changes"] == 24
     assert found["changes_unseen"] == 2 * behind

@@ -91,6 +91,7 @@ def test_a_forged_line_of_a_witness_frames_nobody(tmp_path, how):
 
 
 def test_each_witness_is_verified_and_says_how_much_it_holds(tmp_path):
+    """The control is a whole witness."""
     path = write(tmp_path / "a", 200)
     marks = checkpoints(path.read_bytes())
     assert len(marks) == 3
@@ -113,7 +114,7 @@ def test_each_witness_is_verified_and_says_how_much_it_holds(tmp_path):
 
 
 def test_what_a_changed_witness_still_holds_signed_is_a_clash(tmp_path):
-    """Its own chain is broken, but a signature of the site is no one else's word."""
+    """Its own chain is broken, but a signature of the site is no one else's word. Control: without the witness."""
     path = write(tmp_path / "a", 8)
     witness = kept(tmp_path / "w", checkpoints(path.read_bytes())) / "0001.jsonl"
     witness.write_bytes(witness.read_bytes().replace(b'"proved":false', b'"proved":true', 1))
@@ -123,6 +124,7 @@ def test_what_a_changed_witness_still_holds_signed_is_a_clash(tmp_path):
 
 
 def test_an_act_that_stays_open_is_said_and_a_stop_has_to_name_it(tmp_path):
+    """The control is the log without that act."""
     log = opened(tmp_path / "a")
     number = log.event("o", "owner", "revoke", "x", outcome="intent")
     for _ in range(50):
@@ -149,6 +151,7 @@ def test_an_act_that_stays_open_is_said_and_a_stop_has_to_name_it(tmp_path):
 
 @pytest.mark.parametrize(("outcome", "verdict"), [("done", "ok"), ("error OSError", "tampered"), ("", "tampered")])
 def test_only_an_erasure_that_was_done_excuses_a_missing_text(tmp_path, outcome, verdict):
+    """The control is the outcome `done`."""
     log = opened(tmp_path)
     log.event("p@x.example", "scientist", "call", "y", outcome="done")
     (name,) = log.texts.holding("p@x.example")
@@ -164,6 +167,7 @@ def test_only_an_erasure_that_was_done_excuses_a_missing_text(tmp_path, outcome,
 
 @pytest.mark.parametrize(("state", "verdict"), [("done", "ok"), ("not-done", "tampered"), ("unknown", "tampered")])
 def test_an_erasure_that_a_crash_left_open_counts_when_the_start_says_that_it_was_done(tmp_path, state, verdict):
+    """The control is the state `done`."""
     log = opened(tmp_path)
     log.event("p@x.example", "scientist", "call", "y", outcome="done")
     (name,) = log.texts.holding("p@x.example")

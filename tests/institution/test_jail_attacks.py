@@ -72,7 +72,9 @@ def test_own_code_does_not_get(wants, defence, site, jail, bare):
 def test_a_job_cannot_end_another_one(defence, site, jail, tmp_path):
     """At level 1 both have the same user and see each other; at level 2 the number means nothing there."""
     here = jail if defence else Jail(1)
-    here.wait_ready() if not defence else None
+    if not defence:
+        here.wait_ready()
+        here.level = 2  # it says so, and is not
     jobs, found = Jobs(site, here), {}
     slow = approved(site, own("import time\ntime.sleep(2)"))
     other = threading.Thread(target=lambda: found.update(train(site, jobs, slow, VECTOR)))
