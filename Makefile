@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SITES_FREE := -m "not sites"
 
-.PHONY: help setup demo lab test test-fast check clean lock pair
+.PHONY: help setup demo lab test test-fast coverage check clean lock pair
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -31,6 +31,12 @@ test: $(STAMP)  ## every test
 
 test-fast: $(STAMP)  ## the tests that need no datasite
 	@$(BIN)/python -m pytest $(SITES_FREE)
+
+DEFENCES := gate permit ledger guard
+coverage: $(STAMP)  ## every branch of gate, permit, ledger and guard is tested, or it fails
+	@$(BIN)/python -m pytest -q -p no:cacheprovider --cov-branch --cov-report=term-missing --cov-fail-under=100 \
+	  $(DEFENCES:%=--cov=fedrec.institution.%) $(foreach part,$(DEFENCES),$(wildcard tests/institution/test_$(part)*.py)) \
+	  tests/institution/test_pause.py tests/institution/test_turns.py
 
 check: $(STAMP)  ## style, types, layers, notebook pairs
 	@$(BIN)/ruff check .

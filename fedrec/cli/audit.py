@@ -182,13 +182,23 @@ def index(folder: Path, check: bool, target: str | None) -> None:
 def verify(place: Path, witnesses: tuple[Path, ...], key: str, consortium: Path | None, target: str | None) -> None:
     """Check that no event was changed, moved or taken out; exit 0 ok, 3 tampered or a clash, 2 unreadable.
 
-    FILE may be an evidence pack: then every file of it is checked.
+    A witness that holds nothing of the log, or is not whole itself, ends in 2 too. Without --key and --consortium the
+    consortium of DIR pins the key; where there is none, the line says which key to compare. FILE may be an evidence
+    pack: then every file of it is checked.
     """
-    from fedrec.config import ConsortiumConfig
+    from fedrec.config import ConsortiumConfig, SiteConfig
     from fedrec.institution.audit import verify as check
     from fedrec.institution.evidence import unpack
+    from fedrec.institution.evidence.export import not_a_log
+    from fedrec.institution.verdict import Verdict
 
     pinned = None if consortium is None else {m.name: m.key for m in ConsortiumConfig.load(consortium).member}
-    verdict = (unpack.check if unpack.is_pack(place) else check)(place, key, witnesses, pinned)
+    if not key and pinned is None and (place / "site.toml").exists():
+        own = SiteConfig.load(place / "site.toml")
+        key = next((m.key for m in ConsortiumConfig.load(own.consortium_path).member if m.name == own.name), "")
+    if why := not_a_log(place):
+        verdict = Verdict("unreadable", 0, None, why)
+    else:
+        verdict = (unpack.check if unpack.is_pack(place) else check)(place, key, witnesses, pinned)
     emit(verdict.as_dict(), target, text=verdict.sentence())
-    sys.exit({"ok": 0, "incomplete-tail": 0, "unreadable": 2}.get(verdict.verdict, 3))
+    sys.exit(verdict.code)

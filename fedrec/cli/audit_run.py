@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
+import os
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import click
 
@@ -20,16 +23,21 @@ STILL = "The ledger, PySyft's store, and packs, exports and backups made before 
 @site_argument
 @json_option
 def reconcile(folder: Path, target: str | None) -> None:
-    """Compare DIR's log with its ledger, PySyft's store, released updates and models; exit 3 if one lacks the other."""
+    """Compare DIR's log with its ledger, PySyft's store, released updates and models; exit 3 if one lacks the other.
+
+    Also lists checkpoints of other institutions that came without a good proof: verify their logs with this one.
+    """
     from fedrec.institution.evidence.reconcile import reconcile as compare
+    from fedrec.institution.evidence.reconcile import unproved
 
     found = set(compare(folder))
     if found:  # a running site may have been between an act and its event
         time.sleep(1.0)
         found &= set(compare(folder))
     lines = [f"{one.kind}: {one.where}: {one.what}" for one in sorted(found)]
-    emit({"findings": [one.as_dict() for one in sorted(found)]}, target,
-         text="\n".join(lines) or "every act has its event, every event its act")  # fmt: skip
+    lines, others = lines or ["every act has its event, every event its act"], unproved(folder)
+    emit({"findings": [one.as_dict() for one in sorted(found)], "unproved": others}, target,
+         text="\n".join([*lines, *(f"unproved: {one}" for one in others)]))  # fmt: skip
     sys.exit(3 if found else 0)
 
 
@@ -45,17 +53,22 @@ def replay(folder: Path, run: str, number: int | None, target: str | None) -> No
     from fedrec.institution.evidence.replay import replay as again
     from fedrec.institution.evidence.replay import text_of
     from fedrec.institution.jail import Jail
+    from fedrec.institution.local import local_act
 
+    can = os.access(folder / "state", os.W_OK)  # a copy that can only be read takes no event
+    noted = local_act(folder, "replay", "run", run=run) if can else nullcontext(dict[str, Any]())
     jail = Jail(walls.level_here(SiteConfig.load(folder / "site.toml").limits.jail_level))
     try:
         jail.wait_ready()
-        rows = []
-        for one in again(folder, run, jail, number):
-            rows.append(one.as_dict())
-            say(text_of(rows[-1]))
+        rows: list[dict[str, Any]] = []
+        with noted as facts:
+            for one in again(folder, run, jail, number):
+                rows.append(one.as_dict())
+                say(text_of(rows[-1]))
+            differ = [row for row in rows if not row["same"]]
+            facts.update(tasks=len(rows), differ=len(differ))
     finally:
         jail.close()
-    differ = [row for row in rows if not row["same"]]
     emit(
         {"run": run, "tasks": rows}, target, text=f"{len(rows) - len(differ)} of {len(rows)} tasks gave the same again"
     )
@@ -79,27 +92,46 @@ def redact(folder: Path, actor: str, number: int | None, target: str | None) -> 
 
 
 @click.command()
-@site_argument
+@click.argument("place", metavar="DIR|URL")
 @click.option("--run", required=True, metavar="RUN", help="The run, as fedrec audit log shows it.")
 @click.option("--request", default="", metavar="ID", help="Its request, where two have a run of this name.")
 @click.option("--alone", is_flag=True, help="Leave the log out: the run's own events with their proofs only.")
 @click.option("--out", metavar="FILE", type=click.Path(path_type=Path), help="The ZIP; RUN-SITE.zip by default.")
+@click.option("--ca", metavar="FILE", type=click.Path(exists=True, path_type=Path), help="The CA of URL's proxy.")
 @json_option
-def pack(folder: Path, run: str, request: str, alone: bool, out: Path | None, target: str | None) -> None:
-    """Put everything that DIR's site holds about a run into a ZIP that can be checked without the site."""
+def pack(
+    place: str, run: str, request: str, alone: bool, out: Path | None, ca: Path | None, target: str | None
+) -> None:
+    """Put everything that a site holds about a run into a ZIP that can be checked without the site.
+
+    DIR is the site's own folder; from the site at URL it comes over the network, for FEDREC_USER.
+    """
+    from fedrec.cli.requests import account, login
+    from fedrec.exchange.wire import sha256
     from fedrec.institution.evidence.pack import pack as packed
     from fedrec.institution.local import local_act
 
-    with local_act(folder, "export", "log", detail={"form": "pack", "run": run}):
-        data = packed(folder, run, request, alone)
-        place = out or Path(f"{run}-{folder.absolute().name}.zip")
-        try:
-            place.write_bytes(data)
-        except OSError as error:
-            raise WrongInput(f"{place}: cannot be written ({error.strerror})") from None
-    digest = hashlib.sha256(data).hexdigest()
-    facts = {"file": str(place), "bytes": len(data), "sha256": digest, "run": run}
-    emit(facts, target, text=f"{place}: {len(data):,} bytes, SHA-256 {digest}")
+    over_network = place.startswith(("http://", "https://"))
+    name = urlsplit(place).hostname if over_network else Path(place).absolute().name
+    file = out or Path(f"{run}-{name}.zip")
+    if over_network:
+        data = _written(file, login(place, place, *account(), ca).pack(run, request, alone))
+    elif Path(place).is_dir():
+        with local_act(Path(place), "export", "log", run=run, detail={"form": "pack"}) as noted:
+            data = _written(file, packed(Path(place), run, request, alone))
+            noted.update(bytes=len(data), sha256=sha256(data))
+    else:
+        raise WrongInput(f"{place}: neither a site's folder nor its URL")
+    facts = {"file": str(file), "bytes": len(data), "sha256": sha256(data), "run": run}
+    emit(facts, target, text=f"{file}: {len(data):,} bytes, SHA-256 {facts['sha256']}")
+
+
+def _written(file: Path, data: bytes) -> bytes:
+    try:
+        file.write_bytes(data)
+    except OSError as error:
+        raise WrongInput(f"{file}: cannot be written ({error.strerror})") from None
+    return data
 
 
 @click.command()

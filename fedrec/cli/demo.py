@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -69,3 +71,11 @@ def demo(
     for table in drawn(report):
         screen.print(table)
     emit(report, target, text=f"all done in {report['seconds']:.0f} s; nothing is left running")
+    if bad := faults(report):
+        say(f"the audit log does not stand at {', '.join(bad)}; see fedrec audit verify and reconcile")
+        sys.exit(3)
+
+
+def faults(report: Mapping[str, Any]) -> list[str]:
+    """The sites whose audit log does not verify, or differs from what the site has."""
+    return [one["site"] for one in report["audit"] if one["verdict"] != "ok" or one["gaps"]]

@@ -28,9 +28,13 @@ def requests() -> None:
 @json_option
 def list_requests(folder: Path, target: str | None) -> None:
     """List all requests at DIR's site, oldest first."""
+    from fedrec.institution.acts import seen
+    from fedrec.institution.local import local_act
     from fedrec.institution.review import summary
 
-    rows = [summary(row, used, _now()) for row, used in _rows(folder)]
+    found = _rows(folder)
+    with local_act(folder, "view", "requests", detail=seen([row.id for row, _ in found])):
+        rows = [summary(row, used, _now()) for row, used in found]
     lines = [
         f"{row['id'][:8]}  {row['status']:9}  {row['plan']:16}  {row['scientist']}  {row['submitted_at']}"
         for row in rows

@@ -130,9 +130,12 @@ def report(folder: Path, page: str | None, target: str | None) -> None:
     """Show the quality of the data that DIR's site took in last; see docs/data-quality.md."""
     from fedrec.config import SiteConfig
     from fedrec.institution.intake import report_text
+    from fedrec.institution.local import local_act
     from fedrec.institution.store import Store
 
-    facts = Store.open(folder / "state").report()
+    store = Store.open(folder / "state")
+    with local_act(folder, "view", "report", detail={"data_version": store.version}):
+        facts = store.report()
     if page is not None:
         from fedrec.institution.quality_page import page as draw
 

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import json
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated
 
@@ -75,9 +76,9 @@ class ConsortiumConfig(TomlFile):
             raise WrongInput(f"{self.catalogue_path}: has no item")
         return tuple(found)
 
-    @property
+    @cached_property
     def hash(self) -> str:
-        """SHA-256 over the members' names and keys in order and the catalogue's text; 64 hex digits.
+        """SHA-256 over the members' names and keys in order and the catalogue's text, read once; 64 hex digits.
 
         Folders and addresses are left out: they may differ between the members' own copies.
         """

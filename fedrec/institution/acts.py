@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from fedrec.errors import Refused
 from fedrec.exchange.wire import sha256
+
+NAMED = 1000  # requests that the event of a look at all of them names, the newest
 
 
 @contextmanager
@@ -42,3 +44,8 @@ def acting(
 def reason_of(text: str) -> dict[str, str]:
     """What the log holds of a reason: its SHA-256; the text stands in the ledger, where it can be erased."""
     return {"reason": sha256(text.encode())} if text else {}
+
+
+def seen(requests: Sequence[str]) -> dict[str, str | int]:
+    """What the log holds of a look at many requests: how many, and the first eight digits of the newest."""
+    return {"requests": len(requests), "ids": " ".join(name[:8] for name in requests[-NAMED:])}

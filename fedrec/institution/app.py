@@ -12,33 +12,36 @@ import json
 import logging
 import re
 import sqlite3
-import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
-from anyio import CancelScope
+from anyio import Lock
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fedrec.errors import Refused
 from fedrec.exchange import signing
 from fedrec.institution.calls import BYTES, SyftCalls, body_of, refused
 from fedrec.institution.decisions import Decisions
-from fedrec.institution.gate import OWN, Gate, Nonces
+from fedrec.institution.doors import Doors
+from fedrec.institution.evidence.pack import pack
+from fedrec.institution.gate import OPEN, OWN, Gate, Nonces
 from fedrec.institution.jobs import Jobs
 from fedrec.institution.ledger import Account
 from fedrec.institution.left_out import left_out
 from fedrec.institution.noted import Noted
+from fedrec.institution.permit import RUN, stricter
 from fedrec.institution.pysyft import SyftServer
 from fedrec.institution.review import summary
 from fedrec.institution.site import Site
+from fedrec.institution.streams import Act, Guarded, parts
+from fedrec.institution.task_files import ids_of, update_of
 from fedrec.institution.texts import by_name
 from fedrec.institution.trouble import refusal_of
 from fedrec.institution.verify import NAMED, lines
@@ -47,7 +50,6 @@ from fedrec.institution.witness import MAX_BODY, Witness
 
 _HEX64 = re.compile(r"[0-9a-f]{64}")
 MAX_WAIT_S = 25.0
-LINGER = 16 * 10**6  # bytes of a refused body that are let run out
 PAGE = 10**6  # bytes of events in one answer
 _log = logging.getLogger("fedrec.site")
 
@@ -59,16 +61,17 @@ class Calls:
         self._site, self._jobs, self._gate = site, jobs, gate
         self._decisions, self._noted = decisions, noted
         self._nonces = Nonces(signing.WINDOW_S)
-        self._witness = Witness(site)
+        self._witness, self._packing = Witness(site), Lock()
 
     async def put_blob(self, request: Request) -> Response:
         name = request.path_params["sha256"]
         try:
             row = self._own_call(request, name)
-            limit = int(self._site.config.limits.megabytes * 10**6)
-            live = _parts(request, lambda: self._jobs.permit_of(row))
+            limit = int(stricter(self._jobs.permit_of(row), self._site.config.limits).megabytes * 10**6)
+            live = parts(request, lambda: self._jobs.permit_of(row))
             by = request.state.account
-            async with _Act(self._site.audit.act(by.email, by.role, "send", name, request=row)) as facts:
+            ids = await run_in_threadpool(self._about, row, name)
+            async with Act(self._site.audit.act(by.email, by.role, "send", name, **ids)) as facts:
                 facts["bytes"] = length = await self._site.blobs.receive(row, name, live, limit)
         except Refused as refusal:
             return self._refuse(request, refusal)
@@ -78,16 +81,24 @@ class Calls:
         name = request.path_params["sha256"]
         try:
             row = self._own_call(request, signing.EMPTY, name)
+            if "range" in request.headers:
+                raise Refused("gate.range", "a part of an update is not given", "Fetch it whole, without Range")
+            by, ids = request.state.account, await run_in_threadpool(self._about, row, name)
+            fetch = Act(self._site.audit.act(by.email, by.role, "fetch", name, **ids))
             path = self._site.blobs.path("out", row, name)
-            if not path.exists():
-                raise Refused(
-                    "update.gone", "there is no such update", "It is deleted after its round; train the round again"
-                )
+            return Guarded(path, lambda: self._jobs.permit_of(row), fetch, media_type=BYTES)
+        except FileNotFoundError:
+            next_step = "It is deleted after its round; train the round again"
+            return self._refuse(request, Refused("update.gone", "there is no such update", next_step))
         except Refused as refusal:
             return self._refuse(request, refusal)
-        by = request.state.account
-        fetch = self._site.audit.act(by.email, by.role, "fetch", name, request=row)
-        return _Guarded(path, media_type=BYTES, live=lambda: self._jobs.permit_of(row), act=_Act(fetch))
+
+    def _about(self, request: str, name: str) -> dict[str, Any]:
+        """What the event of a blob carries: the ids of the newest task that named it; of a new model, its permit's."""
+        row = self._site.ledger.request(request)
+        assert row is not None  # requests are never deleted
+        jobs = reversed(self._site.ledger.jobs_of(request))
+        return ids_of(row, next((job.task for job in jobs if name in (update_of(job), job.task.base)), None))
 
     async def job(self, request: Request) -> Response:
         key = request.path_params["key"]
@@ -195,6 +206,26 @@ class Calls:
             facts["events"] = len(events)
         return {"events": events, "texts": texts, "next": after}
 
+    async def pack(self, request: Request) -> Response:
+        """The evidence pack of a run; one at a time, since the whole log is read for it."""
+        try:
+            self._signed(request, signing.EMPTY)
+            run, given = request.path_params["run"], request.query_params
+            if not RUN.fullmatch(run):
+                raise Refused("pack.run", "this is no run's name", "See fedrec audit log")
+            async with self._packing:
+                by, alone = request.state.account, given.get("alone") == "1"
+                data = await run_in_threadpool(self._packed, by, run, given.get("request", ""), alone)
+            return Response(data, media_type="application/zip")
+        except Refused as refusal:
+            return self._refuse(request, refusal)
+
+    def _packed(self, by: Account, run: str, request: str, alone: bool) -> bytes:
+        with self._site.audit.act(by.email, by.role, "export", "log", run=run, detail={"form": "pack"}) as facts:
+            data = pack(self._site.folder, run, request, alone)
+            facts.update(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+        return data
+
     async def _answer(
         self, request: Request, answer: Mapping[str, Any], row: str = "", outcome: str = "done"
     ) -> Response:
@@ -229,69 +260,9 @@ class Calls:
             raise Refused("permit.missing", "this account has no such request here", "Submit the plan first")
         if not all(_HEX64.fullmatch(name) for name in (body, *hex64)):
             raise Refused("gate.digest", "a blob's name is its SHA-256 in hex", "Name it so")
+        request.state.places.enter_context(self._gate.place(key, OPEN))  # until the answer has left
         self._jobs.permit_of(row.id)
         return row.id
-
-
-class _Act:
-    """An act of the audit log around what waits: its events are written in a thread, also when the caller hangs up."""
-
-    def __init__(self, act: AbstractContextManager[dict[str, Any]]) -> None:
-        self._act = act
-
-    async def __aenter__(self) -> dict[str, Any]:
-        return await run_in_threadpool(self._act.__enter__)
-
-    async def __aexit__(self, *error: Any) -> None:
-        with CancelScope(shield=True):
-            await run_in_threadpool(self._act.__exit__, *error)
-
-
-class _Guarded(FileResponse):
-    """A file that stops in the middle when its permit ends: every chunk looks the permit up again."""
-
-    chunk_size = 64 * 1024  # a second at 64 kB/s: a revoked permit stops an update within five
-
-    def __init__(self, *args: Any, live: Any, act: _Act, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._live, self._act = live, act
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        async def checked(message: Any) -> None:
-            if message["type"] == "http.response.body" and message.get("body"):
-                self._live()
-            await send(message)
-
-        async with self._act:
-            await super().__call__(scope, receive, checked)
-
-
-class HangUp:
-    """Closes the line after an answer to a stranger whose body was not read to its end: no more of it is read.
-
-    A body that says it is shorter than LINGER runs out unread, so that who meant well reads the answer.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        said = dict(scope.get("headers", ()))
-        length = said.get(b"content-length", b"")
-        more = b"transfer-encoding" in said or int(length if length.isdigit() else 0) > LINGER
-
-        async def received() -> Message:
-            nonlocal more
-            message = await receive()
-            more = more and bool(message.get("more_body"))
-            return message
-
-        async def answered(message: Message) -> None:
-            if message["type"] == "http.response.start" and more and "account" not in scope.get("state", {}):
-                message["headers"] = [*message["headers"], (b"connection", b"close")]
-            await send(message)
-
-        await self._app(scope, received, answered)
 
 
 def build(site: Site, server: SyftServer, jobs: Jobs) -> Starlette:
@@ -326,8 +297,9 @@ def build(site: Site, server: SyftServer, jobs: Jobs) -> Starlette:
             Route("/fedrec/v1/pause", calls.pause, methods=["POST"]),
             Route("/fedrec/v1/resume", calls.resume, methods=["POST"]),
             Route("/fedrec/v1/audit", calls.audit, methods=["GET"]),
+            Route("/fedrec/v1/packs/{run:str}", calls.pack, methods=["GET"]),
         ],
-        middleware=[Middleware(HangUp)],
+        middleware=[Middleware(Doors)],
         exception_handlers={
             **dict.fromkeys((Refused, OSError, sqlite3.OperationalError, Exception), _trouble),
             HTTPException: unknown,
@@ -346,14 +318,3 @@ async def _trouble(request: Request, error: Exception) -> Response:
 def _what(request: Request) -> str:
     """Method and resource, as the gate's table names an own route."""
     return f"{request.method} {request.url.path.split('/')[3]}"
-
-
-async def _parts(request: Request, live: Callable[[], object]) -> AsyncIterator[bytes]:
-    """The body as it comes; the permit is looked up every second and once more before anything is kept."""
-    asked = time.monotonic()
-    async for part in request.stream():
-        if time.monotonic() > asked + 1:
-            asked = time.monotonic()
-            live()
-        yield part
-    live()

@@ -14,7 +14,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,11 @@ from fedrec.institution import verify as verifier
 from fedrec.institution.acts import acting
 from fedrec.institution.audit_open import copy_of, newest
 from fedrec.institution.texts import Texts, Told
-from fedrec.institution.verify import GAP, KIND, MAX_LINE, SINGLE, Checker
+from fedrec.institution.verdict import Verdict
+from fedrec.institution.verify import GAP, GOOD, KIND, MAX_LINE, MAX_OPEN, SINGLE, Checker
 
+CROWD = MAX_OPEN // 2  # acts open at once; more of them only for who decides, so that nobody can keep him from it
+DECIDES = frozenset({"owner", "reviewer", "site", "none"})  # roles; none: an owner who logs in is not known yet
 SEGMENT = 16 * 10**6  # bytes, about; a file of the log that is larger is followed by another
 Detail = Mapping[str, str | int | bool]
 
@@ -177,7 +180,7 @@ class AuditLog:
                 trial = copy_of(state)
                 try:
                     self._compose(entry, trial)
-                except (ValueError, TypeError) as error:  # our bug: such an event would not verify
+                except (Refused, ValueError, TypeError) as error:  # the latter our bug: such an event would not verify
                     entry.error = error
                     continue
                 state = trial
@@ -196,11 +199,17 @@ class AuditLog:
         self._leaves += [merkle.leaf(line[:-1]) for line in lines]
 
     def _compose(self, entry: _Entry, state: Checker) -> None:
-        numbers = list[int]()
+        numbers, first = list[int](), entry.bodies[0]
+        room = MAX_OPEN - 1 if first["role"] in DECIDES or first["actor"] == "site" else CROWD
+        if len(entry.bodies) == 1 and first["outcome"] == "intent" and len(state.open) >= room:
+            raise Refused("audit.write", f"{len(state.open)} acts are open in the audit log", "Wait until some end")
         for given in entry.bodies:
             due = state.checkpoint < 0 or state.started or state.seq - state.checkpoint == GAP
             if due and given is not _CHECKPOINT:
                 entry.lines.append(self._line(_CHECKPOINT, state))
+            if given["act"] == "stop":
+                named = {f"open_{number}": act for number, act in state.open.items()}
+                given = {**given, "detail": {**given["detail"], **named}}
             of = given["of"]
             if of is None and given["outcome"] != "intent" and given["act"] not in SINGLE:  # the intent came with it
                 of = numbers[-1]
@@ -274,49 +283,22 @@ _CHECKPOINT: dict[str, Any] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What `verify` found; see verify.py."""
-
-    verdict: str
-    events: int
-    first_bad: int | None = None
-    reason: str = ""
-    site: str = ""
-    key: str = ""
-    signed: int = 0
-    witnessed: int = 0
-    absent: int = 0
-
-    def sentence(self) -> str:
-        """The verdict on one line."""
-        if self.verdict not in ("ok", "incomplete-tail"):
-            where = "" if self.first_bad is None else f" at event {self.first_bad}"
-            return f"{self.verdict}{where}: {self.reason}"
-        torn = "" if self.verdict == "ok" else f"{self.verdict} ({self.reason}), "
-        held = f", a witness holds {self.witnessed}" if self.witnessed else ""
-        held += f"; {self.absent} texts erased or not here" if self.absent else ""
-        return f"{torn or 'ok, '}{self.events} events of {self.site} (its last signature covers {self.signed}{held})"
-
-    def as_dict(self) -> dict[str, Any]:
-        """The verdict as contracts.md states it."""
-        return {name: getattr(self, name) for name in self.__slots__}
-
-
 def verify(
     place: Path, key: str = "", witnesses: Iterable[Path] = (), pinned: Mapping[str, str] | None = None
 ) -> Verdict:
     """The verdict on a log: ok, incomplete-tail, tampered, witness-clash or unreadable; never raises on garbage.
 
     Args:
-        key: the site's public key; hex. Without it, and without `pinned`, the log's own is believed.
+        key: the site's public key; hex. Without it, and without `pinned`, the log's own is believed, and so it says.
         witnesses: logs of other institutions, or other copies of this one.
         pinned: each member's name and key; the log must be one of them.
     """
     found = Verdict(**verifier.verify(place, key, witnesses))
-    if found.verdict in ("ok", "incomplete-tail") and pinned is not None and pinned.get(found.site) != found.key:
+    if found.verdict not in GOOD or pinned is None:
+        return found
+    if pinned.get(found.site) != found.key:
         return Verdict("tampered", found.events, 0, "the log is not signed with the key of any member", found.site)
-    return found
+    return replace(found, pinned=True)
 
 
 def read(place: Path, act: str = "") -> Iterator[dict[str, Any]]:

@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse, Response
 
 from fedrec.errors import Refused
 from fedrec.exchange.plan import fingerprint
+from fedrec.institution.acts import seen as seen_of
 from fedrec.institution.decisions import Decisions
 from fedrec.institution.envelope import Call
 from fedrec.institution.gate import PATHS, Gate, too_large
@@ -35,8 +36,7 @@ READS = frozenset(
     "user.get_current_user metadata.get_metadata user.get_all api.view request.get_all action.get "
     "action.has_storage_permission".split()
 )
-NAMED = 1000  # requests that the event of a view names, the newest
-_STATUS = {"gate.size": 413, "gate.rate": 429}
+_STATUS = {"gate.size": 413, "gate.rate": 429, "gate.slow": 408}
 _log = logging.getLogger("fedrec.site")
 
 
@@ -50,7 +50,11 @@ class SyftCalls:
         self._gate, self._decisions, self._noted = gate, decisions, noted
         self._threads = {True: CapacityLimiter(8), False: CapacityLimiter(THREADS)}
 
-    async def metadata(self, request: Request) -> Response:  # noqa: ARG002
+    async def metadata(self, request: Request) -> Response:
+        try:
+            self._gate.asked(address_of(request))
+        except Refused as refusal:
+            return refused(await run_in_threadpool(self._noted.away, request, None, "GET metadata", refusal))
         await run_in_threadpool(self._noted.answered, "GET metadata")
         return JSONResponse(self._server.metadata())
 
@@ -72,13 +76,20 @@ class SyftCalls:
 
     def _login(self, email: str, password: str) -> tuple[bytes, str | None]:
         """The answer to a login, and the account's key when it is right; the log names accounts that there are."""
-        data, key = self._server.login(email, password)
-        account = None if key is None else self._site.ledger.account_of(key)
-        if account is not None:
-            self._site.audit.event(account.email, account.role, "login", "site", outcome="done")
-            return data, key
         known = email if email in {one.email for one in self._site.ledger.accounts()} else "site"
-        self._site.audit.event("anonymous", "none", "login", known, outcome="gate.role")
+        note, outcome = self._site.audit.event, "site.error"
+        who = ("anonymous", "none", "login", known)  # who it is, the password tells: the intent cannot name him yet
+        number = note(*who, outcome="intent")
+        try:
+            data, key = self._server.login(email, password)
+            account = None if key is None else self._site.ledger.account_of(key)
+            outcome = "gate.role"
+            if account is not None:
+                who, outcome = (account.email, account.role, "login", "site"), "done"
+        finally:
+            note(*who, outcome=outcome, of=number)
+        if account is not None:
+            return data, key
         return data if key is None else self._server.login("", "")[0], None
 
     async def schema(self, request: Request) -> Response:
@@ -171,12 +182,11 @@ class SyftCalls:
 
     def _view(self, account: Account, signed: Any) -> Any:
         """Requests as an owner or a reviewer sees them: the log says which."""
-        result = self._server.run(signed)
-        seen = () if self._server.is_error(result) else self._server.value(result)
-        ids = [one.id.no_dash for one in seen if hasattr(one, "id")]
-        detail: dict[str, str | int] = {"requests": len(ids), "ids": " ".join(name[:8] for name in ids[-NAMED:])}
-        outcome = self._outcome(result)
-        self._site.audit.event(account.email, account.role, "view", "requests", outcome=outcome, detail=detail)
+        with self._site.audit.act(account.email, account.role, "view", "requests") as facts:
+            result = self._server.run(signed)
+            seen = () if self._server.is_error(result) else self._server.value(result)
+            facts.update(seen_of([one.id.no_dash for one in seen if hasattr(one, "id")]))
+            facts["outcome"] = self._outcome(result)
         return result
 
     def _submit(self, account: Account, signed: Any) -> Any:

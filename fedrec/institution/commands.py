@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from fedrec.errors import FedrecError, WrongInput
 from fedrec.institution.gate import PATHS
 from fedrec.institution.head import head_of
+from fedrec.institution.jobs import Jobs
 from fedrec.institution.local import ACTS, LOCAL
 from fedrec.institution.published import Published
 from fedrec.institution.site import Site
@@ -23,8 +24,8 @@ _log = logging.getLogger("fedrec.site")
 class Commands:
     """The control socket's commands: one JSON line in, one out."""
 
-    def __init__(self, site: Site, server: Any, facts: Mapping[str, Any]) -> None:
-        self._site, self._server, self._facts = site, server, facts
+    def __init__(self, site: Site, server: Any, jobs: Jobs, facts: Mapping[str, Any]) -> None:
+        self._site, self._server, self._jobs, self._facts = site, server, jobs, facts
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -71,9 +72,10 @@ class Commands:
                 with site.audit.act("site", "site", "users.disable", email):
                     if not ledger.disable_account(email):
                         raise WrongInput("there is no such account")
+                    self._jobs.stop_account(email)
                 return {"email": email, "enabled": False}
             case {"op": "act", "act": str(act), "thing": str(thing), "outcome": str(outcome), **more} if act in ACTS:
-                given: dict[str, Any] = {"of": more.get("of"), "request": more.get("request", "")}
+                given = {name: more.get(name, "") for name in ("request", "run")} | {"of": more.get("of")}
                 try:
                     number = site.audit.event(*LOCAL, act, thing, outcome=outcome, detail=more.get("detail"), **given)
                     return {"number": number}
@@ -82,17 +84,17 @@ class Commands:
             case {"op": "audit.redact", "names": [*names]}:
                 return {"erased": redact(site.audit, names)}
             case {"op": "models.use", "version": str(version)}:
-                return self._model("models.use", lambda models: models.use(version))
+                return self._model("models.use", Published(site.state).find(version))
             case {"op": "models.rollback"}:
-                return self._model("models.rollback", Published.rollback)
+                return self._model("models.rollback", Published(site.state).earlier())
         raise WrongInput("unknown command")
 
-    def _model(self, act: str, change: Callable[[Published], dict[str, Any]]) -> dict[str, Any]:
-        """Change which model is served; the log says to which."""
-        with self._site.audit.act("site", "site", act, "model") as facts:
-            chosen = change(Published(self._site.state))
-            facts.update(model=chosen["model"], number=chosen["number"], permit=chosen["permit"])
-            return chosen
+    def _model(self, act: str, chosen: Mapping[str, Any]) -> dict[str, Any]:
+        """Change which model is served; the log says to which, before it is done."""
+        said = {name: chosen[name] for name in ("model", "number", "permit")}
+        with self._site.audit.act("site", "site", act, "model", detail=said):
+            models = Published(self._site.state)
+            return models.rollback() if act == "models.rollback" else models.use(chosen["folder"])
 
 
 def _check_password(password: str) -> None:

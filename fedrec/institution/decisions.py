@@ -91,12 +91,7 @@ class Decisions:
             approver_key=by.key,
             now=site.clock(),
             limits=limits,
-            caps={
-                "train": site.config.limits.train,
-                "evaluate": site.config.limits.evaluate,
-                "days": site.config.limits.days,
-            },
-            open_hours=site.config.limits.hours,
+            caps=site.config.limits,
             ranges=ranges_of(plan, site.config.limits),
         )
         permit = sign(facts, site.keys.site)

@@ -6,11 +6,12 @@ The facts say what stands in the text, not what it means: they help a reader, th
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from fedrec.institution.facts_users import per_user_lines
+from fedrec.institution.facts_users import handed_lines, per_user_lines
 from fedrec.institution.lookalikes import look_alikes
 
 RED, AMBER, GREEN = "red", "amber", "green"
@@ -27,14 +28,18 @@ _MODULES = _named(  # by the first part of a module's name
         "usual": "__future__ bisect collections dataclasses functools heapq itertools math operator random statistics"
         " string typing numpy scipy torch",
         "system": "os sys builtins importlib inspect gc site code codeop imp pkgutil runpy types ast fedrec syft",
-        "network": "socket ssl http urllib requests httpx aiohttp ftplib smtplib asyncio select selectors",
-        "process": "subprocess multiprocessing signal pty resource ctypes cffi mmap",
+        "network": "socket ssl http urllib requests httpx aiohttp ftplib smtplib asyncio select selectors distributed"
+        " hub",
+        "process": "subprocess multiprocessing signal pty resource ctypes ctypeslib cffi mmap cpp_extension f2py",
         "threads": "threading _thread concurrent queue sched",
         "files": "pathlib io shutil tempfile glob fileinput sqlite3 csv logging pandas pyarrow h5py",
         "packing": "pickle marshal shelve dill cloudpickle base64 binascii zlib gzip bz2 lzma struct",
         "time": "time datetime timeit",
     }
 )
+# Of these names the usual libraries have functions of their own, and rows have columns.
+_NO_MODULES = {"abc", "array", "chunk", "copy", "select", "signal", "trace"}
+_COLUMNS = {"time", "code", "site", "types", "resource", "queue", "struct", "io", "gc", "hub", "distributed"}
 _CALLS = _named(
     {
         "dynamic": "eval exec compile __import__ globals locals vars getattr setattr delattr",
@@ -46,11 +51,14 @@ _CALLS = _named(
 _METHODS = _named(
     {
         "files": "save savez savez_compressed savetxt load loadtxt genfromtxt fromfile tofile memmap open_memmap"
-        " write_text write_bytes read_text read_bytes read_csv to_csv unlink",
-        "process": "system popen fork execv execve spawn kill _exit abort",
-        "network": "connect sendall sendto urlopen urlretrieve create_connection",
-        "packing": "tobytes frombuffer packbits unpackbits from_buffer data_ptr",
-        "dynamic": "import_module load_module attrgetter methodcaller register_hook",
+        " write_text write_bytes read_text read_bytes read_csv to_csv unlink dump dumps write writelines listdir"
+        " scandir DataSource stdout stderr stdin",
+        "process": "system popen fork forkpty execv execve execvp spawn posix_spawn posix_spawnp kill killpg _exit"
+        " abort CDLL PyDLL cdll pydll load_library load_inline string_at memmove",
+        "network": "connect sendall sendto sendmsg urlopen urlretrieve create_connection load_url"
+        " load_state_dict_from_url",
+        "packing": "tobytes frombuffer packbits unpackbits from_buffer data_ptr from_dlpack as_strided untyped_storage",
+        "dynamic": "import_module load_module attrgetter methodcaller register_hook currentframe settrace setprofile",
     }
 )
 _TEXT = {
@@ -65,6 +73,7 @@ _TEXT = {
     "print": "prints: it stays in the owner's log, but may be data",
     "patching": "changes another module",
     "per-user": "may send values of single rows or users, not sums",
+    "handed": "hands all rows or users to a function of its own: read what that does",
     "look-alike": "uses characters that look like others",
     "form": "is not Python",
     "loop": "has a loop without an end in sight",
@@ -74,7 +83,7 @@ _TEXT = {
     "class": "has special methods, a metaclass or decorators that act unseen",
     "time": "measures or waits for time, which can be seen from outside",
 }
-_AMBER = {"print", "import", "loop", "message", "loaded", "payload", "time"}
+_AMBER = {"handed", "print", "import", "loop", "message", "loaded", "payload", "time"}
 _LONG = 200  # characters or numbers of a literal
 _PLAIN_DECORATORS = {"staticmethod", "classmethod", "property", "dataclass", "no_grad", "cached_property", "lru_cache"}
 
@@ -108,9 +117,11 @@ def facts_of(code: str) -> list[Fact]:
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return sorted({*found, _fact(1, "form", "")})
     found |= {_fact(line, "per-user", detail) for line, detail in per_user_lines(tree)}
+    found |= {_fact(line, "handed", detail) for line, detail in handed_lines(tree)}
     modules = _module_names(tree)
     for node in ast.walk(tree):
         found |= set(_of_node(node, modules))
+    found |= set(_of_handed_on(tree))
     found |= set(_of_top(tree))
     return sorted(found)
 
@@ -128,20 +139,23 @@ def _of_node(node: ast.AST, modules: set[str]) -> Iterator[Fact]:
         case ast.ImportFrom(module=module, names=names, level=level):
             yield _import(node.lineno, "." * level + (module or ""))
             for alias in names:
-                if what := _METHODS.get(alias.name) or _CALLS.get(alias.name):
+                if what := _METHODS.get(alias.name) or _CALLS.get(alias.name) or _reached(alias.name, True):
                     yield _fact(node.lineno, what, alias.name)
         case ast.Name(id=name, ctx=ast.Load()) if name in _CALLS:
             yield _fact(node.lineno, _CALLS[name], name)
         case ast.Name(id=name) if _dunder(name) and name not in ("__name__", "__class__"):
             yield _fact(node.lineno, "dynamic", name)
         case ast.Attribute(attr=name, value=value):
-            if what := _METHODS.get(name):
-                yield _fact(node.lineno, what, name)
+            of_module = _root(node) in modules
+            if what := _METHODS.get(name) or _reached(name, of_module):
+                yield _fact(node.lineno, what, ast.unparse(node) if of_module else name)
+            elif name in _CALLS and (of_module or name not in ("eval", "compile", "input")):  # of a torch module, usual
+                yield _fact(node.lineno, _CALLS[name], name)
             elif _dunder(name) and not (name == "__init__" and _is_super(value)):
                 yield _fact(node.lineno, "dynamic", name)
             elif name == "sleep" or name.startswith(("perf_counter", "monotonic", "time_ns")):
                 yield _fact(node.lineno, "time", name)
-            if isinstance(node.ctx, ast.Store | ast.Del) and _root(node) in modules:
+            if isinstance(node.ctx, ast.Store | ast.Del) and of_module:
                 yield _fact(node.lineno, "patching", ast.unparse(node))
         case ast.Subscript(ctx=ast.Store()) if _root(node) in modules:
             yield _fact(node.lineno, "patching", ast.unparse(node))
@@ -171,8 +185,23 @@ def _of_node(node: ast.AST, modules: set[str]) -> Iterator[Fact]:
             yield _fact(decorator.lineno, "class", f"@{name}")
 
 
+def _reached(name: str, of_module: bool) -> str:
+    """What an attribute leads to when it bears the name of a module that is not usual; empty otherwise.
+
+    Args:
+        of_module: whether the chain begins with a module: torch.os is Python's own os.
+    """
+    what = _MODULES.get(name, "")
+    if not of_module:
+        return "" if what == "usual" or name in _COLUMNS | _NO_MODULES else what
+    if name in _NO_MODULES or what == "usual" or _dunder(name):
+        return ""
+    return what or ("system" if name in sys.stdlib_module_names or name.startswith("_") else "")
+
+
 def _import(line: int, name: str) -> Fact:
-    what = _MODULES.get(name.partition(".")[0], "import")
+    first, *rest = name.split(".")
+    what = next(filter(None, (_reached(part, True) for part in rest)), "") or _MODULES.get(first, "import")
     if what in ("usual", "import"):
         return _fact(line, "import", name, GREEN if what == "usual" else AMBER)
     return _fact(line, what, f"import {name}")
@@ -193,11 +222,34 @@ def _of_top(tree: ast.Module) -> Iterator[Fact]:
             yield _fact(node.lineno, "loaded", ast.unparse(node).partition("\n")[0][:60])
 
 
+def _of_handed_on(tree: ast.Module) -> Iterator[Fact]:
+    """A whole module as a value, as in `m = torch`: what is taken from it later is not seen as a module's."""
+    names = _imported(tree, ast.Import)
+    within = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.Name)
+            and isinstance(node.ctx, ast.Load)
+            and node.id in names
+            and id(node) not in within
+        ):
+            yield _fact(node.lineno, "dynamic", f"the module {node.id} as a value")
+
+
 def _module_names(tree: ast.Module) -> set[str]:
-    """Names that stand for modules or for what was taken from them; np and torch are there without an import."""
+    """Names that stand for modules or for what was taken from them."""
+    names = _imported(tree, ast.Import, ast.ImportFrom)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Attribute) and _root(node.value) in names:
+            names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+    return names
+
+
+def _imported(tree: ast.Module, *kinds: type[ast.Import | ast.ImportFrom]) -> set[str]:
+    """Names bound by imports of these kinds; np and torch are there without one."""
     names = {"np", "torch"}
     for node in ast.walk(tree):
-        if isinstance(node, ast.Import | ast.ImportFrom):
+        if isinstance(node, ast.Import | ast.ImportFrom) and isinstance(node, kinds):
             names |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
     return names
 

@@ -22,10 +22,12 @@ from fedrec.institution.ledger import Account
 MAX_CALL = 2 * 10**6  # bytes of one PySyft call: a plan with own code fits, tensors do not belong there
 SMALL = 64_000  # bytes still read from an address that has sent too much which no account signed
 PARALLEL = 4  # PySyft calls of one key at once
+OPEN = 8  # blobs and waits for a job of one key at once; each fetch is an open act in the audit log
 COOKIE_S = 12 * 3600
 # How many at once, and how many a second afterwards.
 CALLS = (400.0, 200.0)  # of one account; the driver's fastest rounds make about 80 calls a second
 STRANGERS = (300.0, 20.0)  # bodies from one address that no account signed; each SMALL bytes count as one more
+PLAIN = (300.0, 20.0)  # plain reads from one address: anybody may, and each costs an answer
 LOGINS = (10.0, 10 / 60)  # tries of one e-mail
 LOGINS_FROM = (60.0, 1.0)  # tries from one address
 
@@ -58,6 +60,7 @@ OWN: dict[str, frozenset[str]] = {
     ),
     "POST pause": frozenset({"owner", "reviewer", "operator"}),
     "POST resume": frozenset({"owner", "reviewer"}),
+    "GET packs": frozenset({"owner", "reviewer", "auditor"}),
     "GET audit": frozenset({"owner", "reviewer", "scientist", "auditor"}),
 }
 
@@ -77,9 +80,10 @@ class Gate:
     ) -> None:
         self._site, self._account_of, self._first_time = site, account_of, first_time
         self._cookie_key = secret
-        self._busy: Counter[str] = Counter()
+        self._busy: Counter[tuple[str, int]] = Counter()
         self._lock = threading.Lock()
         self._calls, self._strangers = Buckets(*CALLS), Buckets(*STRANGERS)
+        self._plain = Buckets(*PLAIN)
         self._logins, self._logins_from = Buckets(*LOGINS), Buckets(*LOGINS_FROM)
 
     def admit(self, body: bytes, note: Callable[[Account, str], None] = lambda *_: None) -> tuple[Account, Call]:
@@ -110,25 +114,25 @@ class Gate:
         return account, call
 
     @contextmanager
-    def place(self, key: str) -> Iterator[None]:
-        """Hold one of the few places that a key has for calls at the same time.
+    def place(self, key: str, most: int = PARALLEL) -> Iterator[None]:
+        """Hold one of the few places that a key has for calls at the same time: PARALLEL for PySyft's, OPEN for ours.
 
         Raises:
             Refused: `gate.rate`.
         """
         with self._lock:
-            if self._busy[key] >= PARALLEL:
+            if self._busy[key, most] >= most:
                 raise Refused(
-                    "gate.rate", f"more than {PARALLEL} calls of one account at once", "Wait for the others to end"
+                    "gate.rate", f"more than {most} calls of one account at once", "Wait for the others to end"
                 )
-            self._busy[key] += 1
+            self._busy[key, most] += 1
         try:
             yield
         finally:
             with self._lock:
-                self._busy[key] -= 1
-                if not self._busy[key]:
-                    del self._busy[key]
+                self._busy[key, most] -= 1
+                if not self._busy[key, most]:
+                    del self._busy[key, most]
 
     def call_allowed(self, key: str) -> None:
         """Count one call of an account's key. Raises: Refused `gate.rate`."""
@@ -144,6 +148,11 @@ class Gate:
         if not self._strangers.take(address, 1 + size / SMALL):
             reason = "too many calls from this address that no account here signed"
             raise Refused("gate.rate", reason, "Wait a minute")
+
+    def asked(self, address: str) -> None:
+        """Count one plain read. Raises: Refused `gate.rate`."""
+        if not self._plain.take(address):
+            raise Refused("gate.rate", f"more than {PLAIN[1]:g} plain reads from one address a second", "Wait a second")
 
     def login_allowed(self, email: str, address: str) -> None:
         """Count one try to log in. Raises: Refused `gate.rate` after ten of an e-mail, or sixty of an address."""

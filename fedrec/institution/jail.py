@@ -20,13 +20,13 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fedrec.errors import Refused, WrongInput
-from fedrec.institution import walls
+from fedrec.institution import footprint, walls
 
 # The only variables that a plan's process inherits: they choose linear-algebra kernels, so bits depend on them.
 MATH_VARIABLES = (
@@ -39,6 +39,7 @@ MATH_VARIABLES = (
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "NUMEXPR_NUM_THREADS": "1"}
 START = "import sys; sys.path.insert(0, {package!r}); from fedrec.institution import jail_child; jail_child.main()"
 MAX_REPORT = 1 << 20
+LOOK_S = 0.05  # how often the memory of a job's processes is added up
 _CREDENTIALS = struct.Struct("3i")  # what Linux says of a writer: process, user, group
 # The exceptions that a refusal may name; the name of a class made by own code could hold data.
 _NAMED = {name for name, kind in vars(builtins).items() if isinstance(kind, type) and issubclass(kind, BaseException)}
@@ -50,6 +51,7 @@ class JailLimits:
     """Limits of one job: wall and CPU seconds, bytes of memory beyond the warm parent's, bytes of one file.
 
     Args:
+        log: bytes of what the job prints that are kept, also while it runs.
         tell_errors: whether a refusal may name an exception's class and line.
     """
 
@@ -57,6 +59,7 @@ class JailLimits:
     memory: int
     file: int
     tell_errors: bool = True
+    log: int = 10**6
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +190,8 @@ class Jail:
             raise Refused("jail.error", "the jail has ended", "Tell the data owner to restart the site")
         self._jobs[job] = child
         try:
-            data, late, (pid, uid) = _read_all(ours, limits.seconds)
+            log = files.get("log")
+            data, end, (pid, uid) = _read_all(ours, limits.seconds, lambda: self._is_over(child, limits, log))
         finally:
             ours.close()
             with self._ending:
@@ -196,11 +200,26 @@ class Jail:
                 child.close()
         if stopped:
             raise Refused("jail.stopped", "the data owner stopped this job", "Ask the owner")
-        if late:
+        if end == "memory":
+            raise Refused(
+                "jail.memory",
+                f"the job's processes took more than {limits.memory / 10**6:.0f} MB",
+                "Fork fewer, or none",
+            )
+        if end == "time":
             raise Refused(
                 "jail.time", f"the job took longer than {limits.seconds:.0f} s", "Make the plan's rounds smaller"
             )
         return Report(_report(data, limits.tell_errors), time.monotonic() - started, pid or child.pid, uid)
+
+    def _is_over(self, child: _Child, limits: JailLimits, log: int | None) -> bool:
+        """Cut the job's log; whether a job that has forked takes more than it may, all its processes together."""
+        if log is not None and os.fstat(log).st_size > limits.log:
+            os.ftruncate(log, limits.log)
+        if sys.platform != "linux":
+            return False
+        usual = 2 if self.level >= 2 else 1  # the namespace's first process, and the worker
+        return footprint.taken(child.pid, usual) > limits.memory
 
     def kill(self, job: str) -> None:
         """End a running job at once; nothing happens when it has ended."""
@@ -217,27 +236,34 @@ class Jail:
         self._parent.wait()
 
 
-def _read_all(line: socket.socket, seconds: float) -> tuple[bytes, bool, tuple[int, int]]:
-    """Everything until the child closes its end, whether time ran out before, and who wrote: process and user.
+def _read_all(line: socket.socket, seconds: float, is_over: Callable[[], bool]) -> tuple[bytes, str, tuple[int, int]]:
+    """Everything until the child closes its end, what ended it before (time, memory), and who wrote: process and user.
 
     There is room for the kernel's word about the writer and for nothing else: a descriptor that own code sends along
     is never opened here.
     """
-    deadline, data, writer = time.monotonic() + seconds, b"", (0, -1)
+    deadline, data, writer, look = time.monotonic() + seconds, b"", (0, -1), time.monotonic() + LOOK_S
     with selectors.DefaultSelector() as selector:
         selector.register(line, selectors.EVENT_READ)
         while len(data) <= MAX_REPORT:
-            left = deadline - time.monotonic()
-            if left <= 0 or not selector.select(left):
-                return data, True, writer
+            now = time.monotonic()
+            if now >= deadline:
+                return data, "time", writer
+            if now >= look:  # by the clock: a job may send a byte now and then
+                if is_over():
+                    return data, "memory", writer
+                took = time.monotonic() - now
+                look = now + took + max(LOOK_S, 4 * took)  # many processes take long to add up
+            if not selector.select(min(deadline, look) - now):
+                continue
             part, facts, _, _ = line.recvmsg(65536, socket.CMSG_SPACE(_CREDENTIALS.size))
             if not part:
-                return data, False, writer
+                return data, "", writer
             data += part
             if facts:
                 pid, uid, _ = _CREDENTIALS.unpack(facts[0][2])
                 writer = pid, uid
-    return b"", False, writer
+    return b"", "", writer
 
 
 def _report(data: bytes, tell_errors: bool) -> dict[str, Any]:

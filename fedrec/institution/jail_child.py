@@ -257,6 +257,8 @@ def _limit(seconds: float, memory: int, size: int) -> None:
     if sys.platform == "linux":
         with open("/proc/self/statm") as statm:
             mapped = int(statm.read().split()[0]) * resource.getpagesize()
+        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
+            score.write("1000")  # when the machine runs out of memory, it ends a job and not the site
     for what, value in (
         (resource.RLIMIT_AS, mapped + memory),
         (resource.RLIMIT_CPU, int(seconds) + 1),

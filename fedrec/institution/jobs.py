@@ -8,7 +8,7 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -18,7 +18,7 @@ from fedrec.institution import audit, one_job, task_files
 from fedrec.institution.acts import reason_of
 from fedrec.institution.ledger import RequestRow
 from fedrec.institution.limits import check_limits
-from fedrec.institution.permit import Task, check
+from fedrec.institution.permit import Task
 from fedrec.institution.site import Site
 from fedrec.institution.task_files import Runner, base_of, forget_round, ids_of, needed
 from fedrec.institution.trouble import PASSING, check_room, refusal_of
@@ -68,7 +68,7 @@ class Jobs:
                 check_start(plan, task.kind, task.round, task.base)
                 with self._files, self._lock:  # who reserves it, his intent is the one that the job's outcome answers
                     base_of(self._site, row, task)
-                    known = site.ledger.reserve(job, row.id, task, site.now(), site.keys.public)
+                    known = site.ledger.reserve(job, row.id, task, site.now(), site.here)
                     if known is None:
                         self._intents[job] = intent
             except Exception as error:
@@ -144,18 +144,19 @@ class Jobs:
         return permit
 
     def _live(self, request: str) -> Mapping[str, Any]:
-        row = self._site.ledger.request(request)
-        if row is None:
-            raise Refused("permit.missing", "there is no such request", "Submit the plan first")
-        return check(
-            row.signed_permit, row.decision, row.fingerprint, row.reason, self._site.now(), self._site.keys.public
-        )
+        return self._site.ledger.live(request, self._site.now(), self._site.here)
 
     def stop(self, request: str) -> None:
-        """End a request's running jobs and delete what has not left yet."""
-        for job in self._site.ledger.running(request):
-            self._jail.kill(job.key)
+        """End a request's running jobs, once the ledger says that it may not, and delete what has not left yet."""
+        running = {job.key for job in self._site.ledger.running(request)}
+        self._end(5.0, lambda job, future: job in running and future.running())
         self._site.blobs.drop_request(request)
+
+    def stop_account(self, email: str) -> None:
+        """As `stop`, for all requests of an account that has just been disabled."""
+        for row in self._site.ledger.requests():
+            if row.scientist == email:
+                self.stop(row.id)
 
     def pause(self, seconds: float = 5.0) -> int:
         """End every running job, once the ledger says that the site is paused; `go_on` starts them again.
@@ -163,10 +164,13 @@ class Jobs:
         Returns:
             How many jobs are still ending after `seconds`; 0 is the rule.
         """
+        return self._end(seconds, lambda *_: True)
+
+    def _end(self, seconds: float, which: Callable[[str, Future[None]], bool]) -> int:
         deadline = time.monotonic() + seconds
         while True:
             with self._lock:
-                active = list(self._active)
+                active = [job for job, future in self._active.items() if which(job, future)]
             if not active or time.monotonic() > deadline:
                 return len(active)
             for job in active:  # again and again: one may just be on its way into the jail
@@ -283,10 +287,11 @@ class Jobs:
     def _may_go_on(self, row: RequestRow) -> bool:
         """Whether a stopped job was stopped by the site's own end or a pause, so that it is repeated after it."""
         now = self._site.ledger.request(row.id)
-        return now is not None and now.decision == "approved"
+        return now is not None and now.decision == "approved" and not self._site.ledger.disabled(row.key)
 
     def _perform(self, job: str, row: RequestRow, task: Task, detail: dict[str, Any]) -> dict[str, Any]:
         permit = self.permit_of(row.id)
+        check_limits(PlanText.parse(row.plan), self._site.config)  # they may be newer than the job
         with self._files:
             forget_round(self._site, job, row, task)
         self.sweep()

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from fedrec.errors import Refused
-from fedrec.institution.permit import Task, check, reservable
+from fedrec.institution.permit import Here, Task, check, reservable
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS accounts (email TEXT PRIMARY KEY, key TEXT UNIQUE NOT NULL, role TEXT NOT NULL,
@@ -31,6 +31,7 @@ CREATE TABLE IF NOT EXISTS jobs (key TEXT PRIMARY KEY, request TEXT NOT NULL, ki
     answer TEXT, reserved_at TEXT NOT NULL, ended_at TEXT NOT NULL DEFAULT '');
 CREATE INDEX IF NOT EXISTS jobs_of_request ON jobs (request, kind);
 CREATE UNIQUE INDEX IF NOT EXISTS one_request_per_plan ON requests (key, fingerprint);
+CREATE UNIQUE INDEX IF NOT EXISTS one_task_per_nonce ON jobs (request, run, round, kind, nonce);
 CREATE TABLE IF NOT EXISTS calls (hash BLOB PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS results (id TEXT PRIMARY KEY, request TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS pause (one INTEGER PRIMARY KEY CHECK (one = 1), reason TEXT NOT NULL, at TEXT NOT NULL);
@@ -155,6 +156,10 @@ class Ledger:
         rows = self._rows("SELECT email, key, role, enabled FROM accounts WHERE key=? AND enabled=1", key)
         return Account(rows[0][0], rows[0][1], rows[0][2], True) if rows else None
 
+    def disabled(self, key: str) -> bool:
+        """Whether the account of a verify key was disabled."""
+        return bool(self._rows("SELECT 1 FROM accounts WHERE key=? AND enabled=0", key))
+
     # replay
 
     def first_time(self, call: bytes) -> bool:
@@ -248,28 +253,39 @@ class Ledger:
 
     # jobs
 
+    def live(self, request: str, now: str, here: Here) -> Mapping[str, Any]:
+        """The permit of a request. Raises: Refused when it is not live now, or its scientist's account is disabled."""
+        row = self.request(request)
+        if row is None:
+            raise Refused("permit.missing", "there is no such request", "Submit the plan first")
+        permit = check(row, now, here)
+        if self.disabled(row.key):
+            raise Refused("permit.account", "the account that this permit is for is disabled", "Talk to the data owner")
+        return permit
+
     def used(self, request: str) -> dict[str, int]:
         """How many tasks of each kind a request has reserved so far."""
         return dict(self._rows("SELECT kind, COUNT(*) FROM jobs WHERE request=? GROUP BY kind", request))
 
-    def reserve(self, key: str, request: str, task: Task, now: str, site_key: str) -> JobRow | None:
+    def reserve(self, key: str, request: str, task: Task, now: str, here: Here) -> JobRow | None:
         """Check the permit and reserve one task in one transaction, so that parallel calls cannot overshoot.
 
         Returns:
             The job that this key already has, or None when it has just been reserved.
 
         Raises:
-            Refused: what `permit.check` or `permit.reservable` says, or `permit.paused`.
+            Refused: what `live` or `permit.reservable` says, `permit.paused`, or `task.nonce`.
         """
         with self._transaction() as db:
             if (known := self.job(key)) is not None:
                 return known
-            row = self.request(request)
-            if row is None:
-                raise Refused("permit.missing", "there is no such request", "Submit the plan first")
-            permit = check(row.signed_permit, row.decision, row.fingerprint, row.reason, now, site_key)
+            permit = self.live(request, now, here)
             self.check_pause()
-            reservable(permit, task, self.used(request), self._done(request, task.run))
+            same = "SELECT 1 FROM jobs WHERE request=? AND run=? AND round=? AND kind=? AND nonce=?"
+            if self._rows(same, request, task.run, task.round, task.kind, task.nonce):
+                reason = "this nonce was sent before, with another model or other rows"
+                raise Refused("task.nonce", reason, "Send a new nonce with a new task")
+            reservable(permit, task, self.used(request), self._done(request, task.run), here.caps)
             db.execute(
                 "INSERT INTO jobs VALUES (?,?,?,?,?,?,?,?,'running',NULL,?,'')",
                 (key, request, task.kind, task.run, task.round, task.protocol, task.base, task.nonce, now),

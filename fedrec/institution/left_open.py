@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
+from fedrec.errors import WrongInput
 from fedrec.institution import store
+from fedrec.institution.audit import read
 from fedrec.institution.permit import KINDS
+from fedrec.institution.published import Published
 from fedrec.institution.site import Site
 
 
@@ -34,18 +38,56 @@ def _state(site: Site, intent: Mapping[str, Any]) -> str:
         case "submit":
             asked = [one for one in site.ledger.requests() if one.fingerprint == intent["object"]]
             return _done(any(one.scientist == intent["actor"] for one in asked))
-        case "users.add" | "users.disable" as act:
-            known = {account.email: account.enabled for account in site.ledger.accounts()}
-            return _done(known.get(intent["object"]) is (act == "users.add"))
+        case "users.add":
+            known = {account.email: (account.role, account.enabled) for account in site.ledger.accounts()}
+            return _done(known.get(intent["object"]) == (intent["detail"].get("role"), True))
+        case "users.disable":
+            return _done(any(one.email == intent["object"] and not one.enabled for one in site.ledger.accounts()))
         case "send":
             return _done(site.blobs.path("in", intent["request"], intent["object"]).exists())
-        case "call" | "card" | "mock" | "read":  # the outcome is written before the answer leaves
+        case "call" | "card" | "mock" | "read" | "login":  # the outcome is written before the answer leaves
             return "unanswered"
         case "data.delete":
             return _done(intent["object"] not in store.versions(site.state))
         case "pause" | "resume" as act:
             return _done(site.ledger.paused() == (act == "pause"))
+        case "redact":
+            return _done(not site.audit.texts.has(intent["object"]))
+        case "models.use" | "models.rollback":
+            return _done(_served(site) == intent["detail"].get("number"))
+        case "config":
+            return _done(_settings(site).items() <= intent["detail"].items())
+        case "data.take":
+            return _done(_taken(site, intent["seq"]))
     return "unknown"
+
+
+def _served(site: Site) -> int | None:
+    """The number of the model that is served."""
+    try:
+        return int(Published(site.state).current()["number"])
+    except WrongInput:
+        return None
+
+
+def _settings(site: Site) -> dict[str, str]:
+    """What the site's settings were when it last kept them."""
+    path = site.state / "settings.json"
+    kept: dict[str, str] = json.loads(path.read_text()) if path.exists() else {"": ""}
+    return kept
+
+
+def _taken(site: Site, number: int) -> bool:
+    """Whether the intake that began with this event gave another version; the next one says what it found."""
+    before, found = "", site.store.version
+    for event in read(site.audit.folder, "data.take"):
+        if event["outcome"] != "done":
+            continue
+        if event["seq"] > number:
+            found = event["detail"]["before"]
+            break
+        before = event["detail"]["version"]
+    return bool(found != before)
 
 
 def _done(yes: bool) -> str:

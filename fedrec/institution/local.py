@@ -22,7 +22,7 @@ from fedrec.institution.audit import AuditLog, Detail
 from fedrec.institution.intake import IntakeReport, take_in_folder
 from fedrec.institution.site import Keys
 
-ACTS = frozenset({"data.take", "export", "recommend", "view"})  # what the control socket writes for a command
+ACTS = frozenset({"data.take", "export", "recommend", "replay", "view"})  # what the control socket writes for a command
 LOCAL = ("site", "operator")  # actor and role of such acts: at the machine nobody logs in
 WAIT_S = 20.0  # for a site that starts, or other commands
 Write = Callable[..., int]
@@ -54,7 +54,7 @@ def own_log(folder: Path) -> Iterator[AuditLog | None]:
 
 @contextmanager
 def local_act(
-    folder: Path, act: str, thing: str, request: str = "", detail: Detail | None = None
+    folder: Path, act: str, thing: str, request: str = "", run: str = "", detail: Detail | None = None
 ) -> Iterator[dict[str, Any]]:
     """One of ACTS, with intent and outcome; yields what the outcome says more.
 
@@ -62,7 +62,8 @@ def local_act(
         Refused: `audit.write`; the act must not happen then.
         WrongInput: the folder is busy and nobody answers.
     """
-    with writer(folder) as write, acting(write, *LOCAL, act, thing, request=request, detail=detail or {}) as facts:
+    ids: dict[str, Any] = {"request": request, "run": run, "detail": detail or {}}
+    with writer(folder) as write, acting(write, *LOCAL, act, thing, **ids) as facts:
         yield facts
 
 

@@ -8,14 +8,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fedrec.config import Limits
 from fedrec.errors import DataError, Refused
 from fedrec.exchange.passport import sign
 from fedrec.exchange.plan import PlanText
 from fedrec.exchange.wire import encode
+from fedrec.institution.incoming import check_model, checked_lists
 from fedrec.institution.jail import Report
 from fedrec.institution.ledger import RequestRow
 from fedrec.institution.outgoing import numbers_of, update_of
-from fedrec.institution.permit import Task
+from fedrec.institution.permit import Task, stricter
 from fedrec.institution.published import Published
 from fedrec.institution.site import Site
 from fedrec.institution.store import Store
@@ -51,9 +53,12 @@ def perform(
         detail: gets what the log says of it.
 
     Raises:
-        Refused: the permit's data are gone, the machine's trouble, the jail, or the guard.
+        Refused: `jail.level`, the permit's data are gone, the machine's trouble, the jail, or the guard.
     """
-    plan = PlanText.parse(row.plan)
+    plan, limits = PlanText.parse(row.plan), stricter(permit, site.config.limits)
+    if jail.level < limits.jail_level:
+        reason = f"the permit asks for a jail of level {limits.jail_level}, this site has {jail.level} now"
+        raise Refused("jail.level", reason, "Ask the owner to approve again")
     try:
         store = Store.open(site.state, permit["data_version"])
     except DataError:
@@ -65,21 +70,25 @@ def perform(
     check_room(site.state, site.config.limits.megabytes)
     folder.mkdir(mode=0o700, parents=True)
     try:
+        if task.kind == "publish":
+            check_model(plan, store.n_items, base_of(site, row, task).read_bytes())
         try:
-            report = run_in_jail(site, jail, job, row, task, store, folder)
+            report = run_in_jail(site, jail, job, row, task, limits, store, folder)
         except Refused:
             check_room(site.state, site.config.limits.megabytes)  # else a full disk would pass for the plan's error
             raise
         detail.update(jail_level=jail.level, pid=report.pid, uid=report.uid)
         detail.update(ms=int(1000 * report.seconds), data_version=store.version)
         if task.kind == "train":
-            return _release(site, row, task, permit, plan, store, folder, report, detail)
+            return _release(site, row, task, permit, plan, limits, store, folder, report, detail)
         numbers, said = numbers_of(store, report.body)
         if task.kind == "evaluate":
             detail.update(sha256=said)
             keep_base(site, row, task)
         if task.kind == "publish":
-            shared, lists = site.blobs.path("in", row.id, task.base), folder / "state"
+            lists = folder / "state"
+            lists.write_bytes(checked_lists(lists, store.n_users, store.n_items))
+            shared = base_of(site, row, task)
             Published(site.state).install(row, task, shared, lists, store, permit["id"], site.now())
         return {"status": "done", "numbers": numbers}
     finally:
@@ -93,6 +102,7 @@ def _release(
     task: Task,
     permit: Mapping[str, Any],
     plan: PlanText,
+    limits: Limits,
     store: Store,
     folder: Path,
     report: Report,
@@ -100,9 +110,12 @@ def _release(
 ) -> dict[str, Any]:
     """Guard the update, sign its passport, move it to where it may be fetched, keep the private state."""
     found = (folder / "update", report.body, base_of(site, row, task), rest_of(private_of(site, row, task)))
-    update = update_of(plan, site.config.limits, store, task.protocol, *found)
+    update = update_of(plan, limits, store, task.protocol, *found)
     if update.thin_items is not None:
         detail["thin_items"] = update.thin_items
+    if (folder / "state").stat().st_size > site.config.limits.state_mb * 10**6:
+        most = f"{site.config.limits.state_mb} MB"
+        raise Refused("guard.bytes", f"the private state is larger than {most}", "Keep less in the private state")
     name, size = update.sha256, len(update.data)
     (folder / "update").write_bytes(update.data)
     counts = {"sha256": name, "bytes": size, "rows": update.rows, "users": update.users}

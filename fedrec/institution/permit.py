@@ -8,18 +8,23 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import fedrec
+from fedrec.config import Limits
 from fedrec.errors import Refused
 from fedrec.exchange.passport import signed_by
 from fedrec.exchange.plan import PROTOCOLS, VALIDATION, PlanText
+
+if TYPE_CHECKING:
+    from fedrec.institution.ledger import RequestRow
 
 KINDS = ("train", "evaluate", "publish")
 RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _HEX = re.compile(r"[0-9a-f]+")
 _HOURS = re.compile(r"[0-9]{1,2}-[0-9]{1,2}")
 _TASK_KEYS = {"kind", "run", "round", "protocol", "base", "nonce"}
+_LEAST, _MOST = ("megabytes", "minutes", "memory_mb"), ("min_users_per_row", "jail_level")  # which of two is stricter
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +76,22 @@ class Task:
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
+@dataclass(frozen=True, slots=True)
+class Here:
+    """The site that a permit must be of, as it is today.
+
+    Args:
+        key: its own public key, hex.
+        consortium: hash of its members, their keys and the catalogue.
+        caps: the limits of its site.toml.
+    """
+
+    site: str
+    key: str
+    consortium: str
+    caps: Limits
+
+
 def make(
     plan: PlanText,
     *,
@@ -85,27 +106,25 @@ def make(
     approver_key: str,
     now: datetime,
     limits: Mapping[str, Any],
-    caps: Mapping[str, int],
-    open_hours: str = "0-24",
+    caps: Limits,
     ranges: Mapping[str, Sequence[float]] | None = None,
 ) -> dict[str, Any]:
     """The facts of a permit, unsigned: what the plan asks, cut to the approver's limits and the site's caps.
 
     Args:
         limits: the approver's own, all optional: rounds (train tasks in all), until (ISO time), hours ("8-18", UTC).
-        caps: the site's: train, evaluate, days.
-        open_hours: the site's.
+        caps: the site's; what bounds a job is written down, so that a looser site.toml does not loosen the permit.
         ranges: the site's for the settings of the plan's model: least and most.
 
     Raises:
         Refused: `permit.limit` when a limit is not of its form.
     """
-    days = min(plan.days, caps["days"])
+    days = min(plan.days, caps.days)
     until = now + timedelta(days=days)
     unknown = set(limits) - {"rounds", "until", "hours", "epsilon", "reason"}
     if unknown:
         raise _bad_limit(f"unknown limit {sorted(unknown)[0]}")
-    train = min(plan.train_tasks, caps["train"])
+    train = min(plan.train_tasks, caps.train)
     if (rounds := limits.get("rounds")) is not None:
         if type(rounds) is not int or rounds < 1:
             raise _bad_limit("rounds is a whole number from 1")
@@ -116,7 +135,7 @@ def make(
             raise _bad_limit("until lies in the past")
     if limits.get("epsilon") is not None:
         raise _bad_limit("this plan has no differential privacy, so it cannot be limited by epsilon")
-    hours = _common(open_hours, open_hours if limits.get("hours") is None else str(limits["hours"]))
+    hours = _common(caps.hours, caps.hours if limits.get("hours") is None else str(limits["hours"]))
     return {
         "v": 1,
         "id": secrets.token_hex(16),
@@ -128,12 +147,13 @@ def make(
         "scientist_key": scientist_key,
         "purpose": plan.purpose,
         "use": plan.use,
+        "limits": {name: getattr(caps, name) for name in (*_LEAST, *_MOST, "tell_errors")},
         "ranges": {name: list(span) for name, span in (ranges or {}).items()},
         "data_version": data_version,
         "consortium": consortium,
         "tasks": {
             "train": train,
-            "evaluate": min(evaluations_of(plan), caps["evaluate"]),
+            "evaluate": min(evaluations_of(plan), caps.evaluate),
             "publish": plan.runs if plan.publish else 0,
         },
         "protocols": list(plan.train),
@@ -154,34 +174,41 @@ def evaluations_of(plan: PlanText) -> int:
     return len(plan.train) * plan.runs * ((2 if plan.evaluate else 0) + plan.validate)
 
 
-def check(
-    permit: Mapping[str, Any] | None, decision: str, fingerprint: str, reason: str, now: str, site_key: str
-) -> Mapping[str, Any]:
-    """The permit, if it is live now for the plan with this fingerprint.
+def stricter(permit: Mapping[str, Any], caps: Limits) -> Limits:
+    """Today's limits of the site, or those of the day of the approval where they are stricter."""
+    then, now = permit["limits"], caps.model_dump()
+    cut = {name: min(then[name], now[name]) for name in _LEAST} | {name: max(then[name], now[name]) for name in _MOST}
+    return caps.model_copy(update={**cut, "tell_errors": then["tell_errors"] and caps.tell_errors})
+
+
+def check(row: RequestRow, now: str, here: Here) -> Mapping[str, Any]:
+    """The permit of a request, if it is live now at this site.
 
     Args:
-        decision: what was decided last about the request: waiting, approved, denied or revoked.
         now: RFC 3339 with Z.
-        site_key: the site's own public key, hex.
 
     Raises:
-        Refused: `permit.` missing, denied, revoked, signature, fingerprint, version, early, expired or hours.
+        Refused: `permit.` missing, denied, revoked, signature, fingerprint, other, version, early, expired or hours.
     """
-    because = f": {reason}" if reason else ""
-    if decision == "denied":
+    permit, because = row.signed_permit, f": {row.reason}" if row.reason else ""
+    if row.decision == "denied":
         raise Refused(
             "permit.denied", f"the data owner denied this plan{because}", "Talk to the owner or submit another plan"
         )
-    if decision == "revoked":
+    if row.decision == "revoked":
         raise Refused("permit.revoked", f"the data owner revoked this permit{because}", "Talk to the owner")
-    if decision != "approved" or permit is None:
+    if row.decision != "approved" or permit is None:
         raise Refused("permit.missing", "this plan waits for the data owner's approval", "Wait, or ask the owner")
-    if not signed_by(permit, site_key):
+    if not signed_by(permit, here.key):
         raise Refused("permit.signature", "the permit is not signed by this site", "Ask the owner to approve again")
-    if permit["fingerprint"] != fingerprint:
+    if permit["fingerprint"] != row.fingerprint:
         raise Refused(
             "permit.fingerprint", "the permit is for another plan", "Submit this plan and wait for its approval"
         )
+    bound = {"request": row.id, "scientist_key": row.key, "site": here.site, "consortium": here.consortium}
+    for name, value in bound.items():
+        if permit[name] != value:
+            raise Refused("permit.other", f"the permit is for another {name}", "Ask the owner to approve again")
     if permit["fedrec"] != fedrec.__version__:
         raise Refused(
             "permit.version", f"the permit is for fedrec {permit['fedrec']}", "Ask the owner to approve again"
@@ -189,27 +216,35 @@ def check(
     if now < permit["not_before"]:
         reason = f"the permit begins on {permit['not_before']}, and the site's clock says {now}"
         raise Refused("permit.early", reason, "Ask the data owner to look at the site's clock")
-    if now >= permit["not_after"]:
-        raise Refused("permit.expired", f"the permit ended on {permit['not_after']}", "Ask the owner to approve again")
-    first, last = _hours(permit["hours"])
-    if not first <= int(now[11:13]) < last:
-        raise Refused("permit.hours", f"the permit is for the hours {permit['hours']} UTC", "Try again in these hours")
+    longest = stamp(datetime.fromisoformat(permit["approved_at"]) + timedelta(days=here.caps.days))
+    if now >= (end := min(permit["not_after"], longest)):
+        raise Refused("permit.expired", f"the permit ended on {end}", "Ask the owner to approve again")
+    for hours, whose in ((permit["hours"], "permit is for"), (here.caps.hours, "site takes tasks in")):
+        first, last = _hours(hours)
+        if not first <= int(now[11:13]) < last:
+            raise Refused("permit.hours", f"the {whose} the hours {hours} UTC", "Try again in these hours")
     return permit
 
 
 def reservable(
-    permit: Mapping[str, Any], task: Task, used: Mapping[str, int], run: Sequence[tuple[str, int, str, str]]
+    permit: Mapping[str, Any],
+    task: Task,
+    used: Mapping[str, int],
+    run: Sequence[tuple[str, int, str, str]],
+    caps: Limits,
 ) -> None:
     """Refuse a task that the permit has no room for.
 
     Args:
         used: tasks of each kind reserved under the request so far.
         run: (kind, round, protocol, status) of the tasks of this run so far.
+        caps: today's; they bind permits that were given before, too.
 
     Raises:
         Refused: `permit.rounds`, `permit.protocol`, `permit.kind` or `permit.evaluate`.
     """
-    allowed = permit["tasks"][task.kind]
+    asked = permit["tasks"][task.kind]
+    allowed = min(asked, {"train": caps.train, "evaluate": caps.evaluate}.get(task.kind, asked))
     if allowed == 0:
         raise Refused("permit.kind", f"the permit has no {task.kind}", "Submit a plan that asks for it")
     if used.get(task.kind, 0) >= allowed:

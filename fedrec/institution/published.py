@@ -84,8 +84,8 @@ class Published:
             found.append({**facts, "served": history[:1] == [path.parent.name]})
         return sorted(found, key=lambda facts: (facts["number"], facts["folder"]))
 
-    def use(self, version: str) -> dict[str, Any]:
-        """Serve another model that is kept.
+    def find(self, version: str) -> dict[str, Any]:
+        """A model that is kept.
 
         Args:
             version: its number, or six or more first digits of its name.
@@ -93,30 +93,35 @@ class Published:
         Raises:
             WrongInput: there is none, or more than one.
         """
+        known = self.versions()
+        found = [one for one in known if version == str(one["number"])] or [
+            one for one in known if len(version) >= 6 and one["folder"].startswith(version)
+        ]
+        if len(found) != 1:
+            raise WrongInput(f"{version}: give the number of a model that fedrec site models list shows")
+        return found[0]
+
+    def earlier(self) -> dict[str, Any]:
+        """What was served before. Raises: WrongInput: nothing was, or it is no longer kept."""
+        kept = {one["folder"]: one for one in self.versions()}
+        before = [name for name in self._history()[1:] if name in kept]
+        if not before:
+            raise WrongInput("no earlier model is kept")
+        return kept[before[0]]
+
+    def use(self, version: str) -> dict[str, Any]:
+        """Serve another model that is kept. Raises: as `find`."""
         with _ONE:
-            known = self.versions()
-            found = [one for one in known if version == str(one["number"])] or [
-                one for one in known if len(version) >= 6 and one["folder"].startswith(version)
-            ]
-            if len(found) != 1:
-                raise WrongInput(f"{version}: give the number of a model that fedrec site models list shows")
-            chosen = found[0]
+            chosen = self.find(version)
             self._point(chosen["folder"])
             return {**chosen, "served": True}
 
     def rollback(self) -> dict[str, Any]:
-        """Serve again what was served before.
-
-        Raises:
-            WrongInput: nothing was, or it is no longer kept.
-        """
+        """Serve again what was served before. Raises: as `earlier`."""
         with _ONE:
-            kept = {one["folder"]: one for one in self.versions()}
-            before = [name for name in self._history()[1:] if name in kept]
-            if not before:
-                raise WrongInput("no earlier model is kept")
-            self._point(before[0], back=True)
-            return {**kept[before[0]], "served": True}
+            chosen = self.earlier()
+            self._point(chosen["folder"], back=True)
+            return {**chosen, "served": True}
 
     def _history(self) -> list[str]:
         """Folders that were served, the one that is first."""

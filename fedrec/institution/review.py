@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from fedrec.config.site import Limits
 from fedrec.exchange.plan import PlanText
-from fedrec.institution.diff import plan_facts, text_of_diff, two_columns
-from fedrec.institution.facts import AMBER, GREEN, RED, WORDS, facts_of
+from fedrec.institution.diff import plan_facts, two_columns
+from fedrec.institution.facts import facts_of
 from fedrec.institution.ledger import RequestRow
 from fedrec.institution.limits import inside, ranges_of
 from fedrec.institution.permit import evaluations_of
 from fedrec.institution.review_html import html_of
+from fedrec.institution.review_parts import ROUNDED, parts_of, place
 
 __all__ = ["against_caps", "details", "html_of", "place", "status_of", "summary", "text_of"]
 
@@ -129,126 +130,10 @@ def against_caps(plan: PlanText, limits: Limits, n_items: int) -> list[dict[str,
         line("hours of the day, UTC", "-", limits.hours, ""),
         line("minutes a job", "-", f"{limits.minutes:g}", ""),
         line("memory of a job", "-", f"{limits.memory_mb} MB", ""),
+        line("what a run keeps", "-", f"{limits.state_mb} MB", ""),
     ]
 
 
 def text_of(shown: Mapping[str, Any]) -> str:
-    """`details` for a person who does not read Python; own code is shown as Python with line numbers."""
-    plan, facts = PlanText.parse(shown["plan_text"]), shown["facts"]
-    status = f"{shown['status']}: {shown['reason']}" if shown["reason"] else shown["status"]
-    head = [
-        f"request     {shown['id']}  ({status})",
-        f"plan        {shown['plan']}  fingerprint {shown['fingerprint']}",
-        f"scientist   {shown['scientist']}, submitted {shown['submitted_at']}",
-        f"purpose     {plan.purpose}",
-    ]
-    learnt = [
-        "  this plan adds no noise: there is no differential-privacy promise,",
-        "  and sums over few users can tell something about them",
-    ]
-    parts = [head, ["What will leave", *_leaving(shown)], ["What could be learnt about one customer", *learnt]]
-    parts.append(["What runs", *_running(plan)])
-    parts.append(["Asked, and what this site allows", *_asked(shown["limits"])])
-    parts.append(["What to look at", *_looked(facts)])
-    parts.append(["Against the last approved plan of the family", *_changed(shown["diff"])])
-    if plan.own_code:
-        flagged = {fact["line"]: "!" for fact in facts["code"] if fact["level"] != GREEN}
-        lines = enumerate(plan.own_code.splitlines(), 1)
-        title = f"The scientist's own code, class {plan.model['class']} (! = see above)"
-        parts.append([title, *(f"{flagged.get(n, ' ')}{n:4d}  {line}" for n, line in lines)])
-    if shown["permit"]:
-        parts.append(_permitted(shown["permit"], facts["used"]))
-    return "\n\n".join("\n".join(part) for part in parts)
-
-
-MEASURES = {
-    "data-quality": "the score of this site's data",
-    "model-quality": "how well the model trained here finds validation rows (mean NDCG@10)",
-    "global-quality": "how well the model that came finds validation rows (mean NDCG@10)",
-}
-
-
-ROUNDED = {
-    "float16": "rounded to float16 before it leaves, 11 bits of each number",
-    "int8": "rounded to whole numbers from -127 to 127 times one scale a row before it leaves",
-}
-
-
-def _leaving(shown: Mapping[str, Any]) -> list[str]:
-    facts = shown["facts"]
-    lines = [
-        f"  {leaf['name']}: {leaf['dtype']} {' x '.join(map(str, leaf['shape']))}, {leaf['bytes']:,} bytes"
-        + ("" if leaf["norm"] is None else f", L2 norm at most {leaf['norm']:g}")
-        for leaf in shown["leaves"]
-    ]
-    lines.append(
-        f"  {facts['bytes']:,} bytes a round, {facts['train_tasks']} rounds in all, "
-        f"on the rows {', '.join(facts['rows'])}"
-    )
-    if facts["codec"]:
-        lines.append(f"  {facts['codec']}; what rounding loses stays here until the next round")
-    beside = "".join(f", {MEASURES[name]}" for name in facts["measures"])
-    lines.append(f"  with each update: how many rows and users stand behind it{beside}")
-    if facts["evaluate"]:
-        lines.append("  after the last round of a run: hit counts, as sums over users")
-    if facts["validate"]:
-        lines.append(f"  and of {facts['validate']} models a run: hit counts on validation rows, as sums over users")
-    return [*lines, "  not: rows, ids, user vectors, recommendations"]
-
-
-def _running(plan: PlanText) -> list[str]:
-    what = "the scientist's own code, below, in the jail" if plan.own_code else f"the recipe {plan.model['name']}"
-    settings = [f"  {key} = {value!r}" for key, value in plan.model.items() if key not in ("name", "code", "class")]
-    install = "the merged model is installed here (publish)" if plan.publish else "no model is installed here"
-    return [
-        f"  {what}, fedrec {plan.fedrec}",
-        *settings,
-        *(f"  local {key} = {value!r}" for key, value in plan.local.items()),
-        f"  the centre merges with {plan.aggregator['name']}",
-        *(f"  the centre tries {key} = {value!r} on what was merged" for key, value in plan.search.items()),
-        *([f"  starts from the model {plan.start}"] if plan.start else []),
-        *([f"  with the institutions {', '.join(plan.sites)}"] if plan.sites else []),
-        f"  {install}",
-    ]
-
-
-def _asked(limits: Sequence[Mapping[str, str]]) -> list[str]:
-    words = {"within": "", "cut": "  will be cut", "above": "  ABOVE THE LIMIT, refused", "": "  the site's own"}
-    return [f"  {one['what']:20} {one['asked']:>10}   of {one['cap']}{words[one['verdict']]}" for one in limits]
-
-
-def _looked(facts: Mapping[str, Any]) -> list[str]:
-    found = [*facts["plan"], *facts["code"]]
-    if not facts["own_code"]:
-        end = "  the code is a recipe of the installed fedrec: there is no code of the scientist's to read"
-    else:
-        end = "  read from the text; it cannot say what numbers mean: rows could hide in an array that may leave"
-    lines = [
-        f"  {fact['level']:5}  {WORDS[fact['level']]:12} {place(fact):9} {fact['text']}"
-        for level in (RED, AMBER, GREEN)
-        for fact in found
-        if fact["level"] == level
-    ]
-    return [*(lines or ["  nothing was found"]), end]
-
-
-def place(fact: Mapping[str, Any]) -> str:
-    """Where a fact stands: a line of the code, or the plan."""
-    return f"line {fact['line']}" if fact["line"] else "the plan"
-
-
-def _changed(diff: Mapping[str, Any] | None) -> list[str]:
-    if diff is None:
-        return ["  first plan of its family"]
-    said = f"  request {diff['with'][:8]}, approved {diff['decided_at']}"
-    return [said, *text_of_diff(diff["rows"])] if diff["rows"] else [said, "  the same text"]
-
-
-def _permitted(permit: Mapping[str, Any], used: Mapping[str, int]) -> list[str]:
-    tasks = ", ".join(f"{count} {kind}" for kind, count in permit["tasks"].items())
-    so_far = ", ".join(f"{count} {kind}" for kind, count in used.items()) or "nothing"
-    return [
-        f"Permit {permit['id']}",
-        f"  by {permit['approver']} on {permit['approved_at']}: {tasks}",
-        f"  until {permit['not_after']}, hours {permit['hours']} UTC; used so far: {so_far}",
-    ]
+    """`details` as plain text."""
+    return "\n\n".join("\n".join([part.title, *part.lines] if part.title else part.lines) for part in parts_of(shown))

@@ -8,65 +8,40 @@ from typing import Any
 
 from fedrec.exchange.plan import PlanText
 from fedrec.institution.facts import WORDS
+from fedrec.institution.review_parts import Part, parts_of, place
 
 _COLOURS = {"red": "#b00020", "amber": "#8a5a00", "green": "#1b6e2c"}
 _DIFF = {"~": "#fff4d6", "-": "#fde3e3", "+": "#e2f4e4"}
-_VERDICTS = {"within": "within", "cut": "will be cut", "above": "ABOVE THE LIMIT, refused", "": "the site's own"}
 _MONO = "font-family:monospace;white-space:pre-wrap;text-align:left;vertical-align:top;overflow-wrap:anywhere"
 
 
 def html_of(shown: Mapping[str, Any]) -> str:
     """What `text_of` says, as HTML without scripts, styles from outside, links or pictures."""
-    plan, facts = PlanText.parse(shown["plan_text"]), shown["facts"]
-    status = f"{shown['status']}: {shown['reason']}" if shown["reason"] else shown["status"]
-    head = [
-        ("request", f"{shown['id']} ({status})"),
-        ("plan", f"{shown['plan']}, fingerprint {shown['fingerprint']}"),
-        ("scientist", f"{shown['scientist']}, submitted {shown['submitted_at']}"),
-        ("purpose", plan.purpose),
-    ]
-    leaves = [
-        (leaf["name"], leaf["dtype"], " x ".join(map(str, leaf["shape"])), f"{leaf['bytes']:,}", leaf["norm"] or "any")
-        for leaf in shown["leaves"]
-    ]
-    rounds = f"{facts['train_tasks']} train tasks in all, on the rows {', '.join(facts['rows'])}"
-    sums = "; hit counts as sums over users" if facts["evaluate"] else ""
-    if facts["validate"]:
-        sums += f"; of {facts['validate']} models a run hit counts on validation rows, as sums over users"
-    sums += "".join(f"; beside each update the number {name}" for name in facts["measures"])
-    sums += f"; {facts['codec']}, {facts['bytes']:,} bytes" if facts["codec"] else ""
-    parts = [
-        _table(head),
-        _title("What will leave"),
-        _table(leaves, ("array", "dtype", "shape", "bytes a round", "L2 norm at most")),
-        f"<p>{escape(rounds + sums)}. Not: rows, ids, user vectors, recommendations.</p>",
-        _title("Asked, and what this site allows"),
-        _table(
-            [(one["what"], one["asked"], one["cap"], _VERDICTS[one["verdict"]]) for one in shown["limits"]],
-            ("", "asked", "allowed", ""),
-        ),
-        _title("What to look at"),
-        _facts([*facts["plan"], *facts["code"]]),
-        _title("Against the last approved plan of the family"),
-        _diff(shown["diff"]),
-    ]
-    if plan.own_code:
-        parts += [_title(f"The scientist's own code, class {plan.model['class']}"), _code(plan.own_code, facts["code"])]
-    return f"<div>{''.join(parts)}</div>"
+    facts = shown["facts"]
+
+    def body(part: Part) -> str:
+        if part.kind == "facts":
+            return _facts([*facts["plan"], *facts["code"]]) + _lines(part.lines[-1:])
+        if part.kind == "diff" and shown["diff"] and shown["diff"]["rows"]:
+            return _lines(part.lines[:1]) + _diff(shown["diff"])
+        if part.kind == "code":
+            return _code(PlanText.parse(shown["plan_text"]).own_code or "", facts["code"])
+        return _lines(part.lines)
+
+    return f"<div>{''.join(_title(part.title) + body(part) for part in parts_of(shown))}</div>"
 
 
 def _title(text: str) -> str:
-    return f"<h4>{escape(text)}</h4>"
+    return f"<h4>{escape(text)}</h4>" if text else ""
+
+
+def _lines(lines: Iterable[str]) -> str:
+    return f"<table>{''.join(_row([line], style=_MONO) for line in lines)}</table>"
 
 
 def _row(cells: Iterable[object], tag: str = "td", style: str = "text-align:left") -> str:
     inside = "".join(f'<{tag} style="{style}">{escape(str(cell))}</{tag}>' for cell in cells)
     return f"<tr>{inside}</tr>"
-
-
-def _table(rows: Iterable[Iterable[object]], head: Iterable[str] = ()) -> str:
-    top = _row(head, "th") if head else ""
-    return f"<table>{top}{''.join(_row(row) for row in rows)}</table>"
 
 
 def _facts(facts: list[Mapping[str, Any]]) -> str:
@@ -75,24 +50,20 @@ def _facts(facts: list[Mapping[str, Any]]) -> str:
     rows = []
     for level, colour in _COLOURS.items():
         for fact in (one for one in facts if one["level"] == level):
-            where = f"line {fact['line']}" if fact["line"] else "the plan"
-            rows.append(
-                _row((f"{level}: {WORDS[level]}", where, fact["text"]), style=f"text-align:left;color:{colour}")
-            )
+            cells = (level, WORDS[level], place(fact), fact["text"])
+            rows.append(_row(cells, style=f"text-align:left;color:{colour}"))
     return f"<table>{''.join(rows)}</table>"
 
 
-def _diff(diff: Mapping[str, Any] | None) -> str:
-    if diff is None:
-        return "<p>first plan of its family</p>"
-    rows = [_row(("", f"approved {diff['decided_at']}", "", "asked now"), "th")]
+def _diff(diff: Mapping[str, Any]) -> str:
+    rows = [_row(("", "approved before", "", "asked now"), "th")]
     for row in diff["rows"]:
         old, new = (
             "..." if row["mark"] == "." else "{} {}".format(*(row[side] or ("", ""))) for side in ("old", "new")
         )
         style = f"{_MONO};background:{_DIFF.get(row['mark'], 'none')}"
         rows.append(_row((row["mark"], old, row["mark"], new), style=style))
-    return f"<table>{''.join(rows)}</table>" if diff["rows"] else "<p>the same text</p>"
+    return f"<table>{''.join(rows)}</table>"
 
 
 def _code(code: str, facts: list[Mapping[str, Any]]) -> str:

@@ -154,7 +154,7 @@ class _Scratch:
             path.parent.mkdir()
             path.touch()
         first = Task.parse(_task(base))
-        site.ledger.reserve(first.key(used.id), used.id, first, site.now(), site.keys.public)
+        site.ledger.reserve(first.key(used.id), used.id, first, site.now(), site.here)
         site.ledger.finish(first.key(used.id), "done", {}, site.now())
         return {
             "over-limit": self._task_refused("used", base, "permit.rounds"),
@@ -175,7 +175,7 @@ class _Scratch:
             plan, request=name, fingerprint=row.fingerprint, scientist=row.scientist, scientist_key=row.key,
             site=site.config.name, data_version=site.store.version, consortium=site.consortium.hash,
             approver="a@self.example", approver_key="00" * 32, now=now - timedelta(minutes=1), limits={},
-            caps={"train": 1, "evaluate": 0, "days": 1},
+            caps=site.config.limits.model_copy(update={"train": 1, "evaluate": 0, "days": 1}),
         )  # fmt: skip
         site.ledger.add_request(row)
         site.ledger.permit_pending(name, sign(facts, key))

@@ -117,7 +117,7 @@ def _run(
 ) -> None:
     import uvicorn
 
-    from fedrec.institution import app, selfattack
+    from fedrec.institution import app, doors, selfattack
     from fedrec.institution.pysyft import SCHEMA, SyftServer
 
     state = site.state
@@ -166,22 +166,13 @@ def _run(
     }
     (state / "site.json").write_text(json.dumps(facts))
     _log.info("start", extra={"facts": facts})
-    config = uvicorn.Config(
-        app.build(site, server, jobs),
-        log_level="warning",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=site.config.tls.behind_proxy,  # then the address of a caller is what the proxy says
-        forwarded_allow_ips="*",
-        timeout_graceful_shutdown=5,
-    )
+    config = doors.config_of(app.build(site, server, jobs), site.config.tls.behind_proxy)
     try:
         asyncio.run(
             _serve(
                 uvicorn.Server(config),
                 listening,
-                Commands(site, server, facts),
+                Commands(site, server, jobs, facts),
                 state,
                 lambda: ready(facts),
                 jobs.sweep,

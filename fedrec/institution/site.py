@@ -17,7 +17,7 @@ from fedrec.errors import WrongInput
 from fedrec.institution.audit import AuditLog, Signer
 from fedrec.institution.blobs import Blobs
 from fedrec.institution.ledger import Ledger
-from fedrec.institution.permit import stamp
+from fedrec.institution.permit import Here, stamp
 from fedrec.institution.store import Store
 
 
@@ -86,6 +86,11 @@ class Site:
         """The folder of everything that the site writes."""
         return self.folder / "state"
 
+    @property
+    def here(self) -> Here:
+        """What a permit must be of."""
+        return Here(self.config.name, self.keys.public, self.consortium.hash, self.config.limits)
+
     @classmethod
     def open(cls, folder: Path, log: AuditLog | None = None) -> Site:
         """Open an institution's folder; the store must have been taken in.
@@ -98,6 +103,7 @@ class Site:
         """
         config = SiteConfig.load(folder / "site.toml")
         consortium = ConsortiumConfig.load(config.consortium_path)
+        consortium.hash  # noqa: B018 (read once, and now: permits are compared with it at every call)
         state = folder / "state"
         keys = Keys.load_or_make(state)
         pinned = {member.name: member.key for member in consortium.member}

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import fedrec
+from fedrec.config import Limits
 from fedrec.errors import Refused
 from fedrec.exchange.plan import PlanText
 from fedrec.institution.jail import JailLimits, Report
 from fedrec.institution.ledger import JobRow, RequestRow
+from fedrec.institution.perform import LIST_LENGTH
 from fedrec.institution.permit import Task
 from fedrec.institution.review import status_of
 from fedrec.institution.site import Site
@@ -36,13 +38,14 @@ class Runner(Protocol):
     def kill(self, job: str) -> None: ...
 
 
-def run_in_jail(site: Site, jail: Runner, job: str, row: RequestRow, task: Task, store: Store, folder: Path) -> Report:
-    """Open what the task may see, and run it.
+def run_in_jail(
+    site: Site, jail: Runner, job: str, row: RequestRow, task: Task, limits: Limits, store: Store, folder: Path
+) -> Report:
+    """Open what the task may see, and run it within the limits.
 
     Raises:
         Refused: `task.base`, `task.round`, or what the jail says.
     """
-    limits = site.config.limits
     spec = {"plan": row.plan, "kind": task.kind, "protocol": task.protocol}
     before = private_of(site, row, task)
     plan = PlanText.parse(row.plan)
@@ -60,9 +63,13 @@ def run_in_jail(site: Site, jail: Runner, job: str, row: RequestRow, task: Task,
         files["log"] = _open(stack, log_of(site, job), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         if before.exists():
             files["private"] = _open(stack, before, os.O_RDONLY)
-        size = 4 * int(limits.megabytes * 10**6) + 10**9
-        bounds = JailLimits(60 * limits.minutes, limits.memory_mb * 10**6, size, limits.tell_errors)
-        return jail.run(job, spec, files, bounds)
+        return jail.run(job, spec, files, bounds_of(limits, store.n_users))
+
+
+def bounds_of(limits: Limits, n_users: int) -> JailLimits:
+    """The limits of one job; a file may be an update, a state or lists, and is looked at closer when it is written."""
+    size = int(10**6 * max(limits.megabytes, limits.state_mb)) + 4 * LIST_LENGTH * n_users + 10**8
+    return JailLimits(60 * limits.minutes, limits.memory_mb * 10**6, size, limits.tell_errors)
 
 
 def base_of(site: Site, row: RequestRow, task: Task) -> Path:
@@ -141,11 +148,11 @@ def base_kept(state: Path, request: str, base: str) -> Path:
     return state / "bases" / request / base
 
 
-def ids_of(row: RequestRow, task: Task) -> dict[str, Any]:
-    """What every event about a task carries."""
+def ids_of(row: RequestRow, task: Task | None) -> dict[str, Any]:
+    """What every event about a task carries; None: of no task yet."""
     permit = row.signed_permit or {}
-    purpose = str(permit.get("purpose", ""))
-    return {"purpose": purpose, "request": row.id, "permit": permit.get("id", ""), "run": task.run, "round": task.round}
+    where: dict[str, Any] = {} if task is None else {"run": task.run, "round": task.round}
+    return {"purpose": str(permit.get("purpose", "")), "request": row.id, "permit": permit.get("id", ""), **where}
 
 
 def facts_of(site: Site, row: RequestRow, task: Task, permit: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,11 +1,10 @@
 """Verify a fedrec audit log offline: `python verify.py LOG [--key HEX] [--witness OTHER]...`
 
-Needs Python 3.11 and nothing else; fedrec itself verifies with it. LOG and OTHER are a site's folder, an audit folder
-or one file; OTHER is another institution's log, or a copy of the same one. Exit 0: ok, or incomplete-tail (the last
-line was not written whole); 3: tampered, or witness-clash (OTHER holds what differs); 2: nothing to verify.
-The log is JSON lines in canonical form (RFC 8785), with the SHA-256 of the line before in `prev` and its own in `hash`.
-An act is two events: intent, and outcome (`of` is the intent's number). A checkpoint is an event that the site signs
-(Ed25519) over the Merkle root (RFC 6962) of all events before it. A text ~SHA-256 lies in texts/SHA-256.
+Needs Python 3.11 alone. LOG is a site's folder, an audit folder or a file; OTHER another institution's, or a copy. Exit
+0: ok, or incomplete-tail (the last line was not written whole); 3: tampered, or witness-clash (OTHER holds others); 2:
+nothing to verify, or an OTHER that holds nothing of LOG, or is bad itself. The log is JSON lines in canonical form (RFC
+8785), with the SHA-256 of the line before in `prev`, its own in `hash`. An act is two events: intent, and outcome with
+its number in `of`. A checkpoint is an event that the site signs (Ed25519) over the Merkle root (RFC 6962) so far.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ KEYS = frozenset([*TEXTS, "detail", "of", "round", "seq"])
 SINGLE = frozenset(["start", "stop", "checkpoint", "witness", "repair"])  # acts of one event; all others have two
 SIGNED = ("kind", "key", "name", "root", "site", "size", "time")  # what a checkpoint's signature covers
 KIND, GAP, MAX_LINE, MAX_OPEN = "fedrec-checkpoint-v1", 256, 1 << 16, 1000  # events between two; bytes; acts at once
+GOOD = ("ok", "incomplete-tail")
 NAMED = re.compile(rb'"~(?<!\\"~)([0-9a-f]{64})"')  # in a line: a text beside the log, which can be erased
 _decode = json.JSONDecoder(parse_float=str, parse_constant=str).decode  # neither is whole: not canonical then
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":")).encode
@@ -36,8 +36,8 @@ class Checker:
         self.every = every  # check every signature, not only the last one, which stands for all before it
         self.seq, self.prev, self.checkpoint, self.started = 0, "0" * 64, -1, False
         self.peaks: list[bytes] = []  # roots of the complete subtrees so far, largest first
-        self.open: dict[int, str] = {}  # intents without an outcome so far, with their act
-        self.last: dict[str, Any] = {}  # the last checkpoint
+        self.open, self.last = dict[int, str](), dict[str, Any]()  # intents without an outcome: act; last checkpoint
+        self.texts, self.erased = dict[str, str](), set[bytes]()  # texts: by their redaction, and those that are gone
 
     def feed(self, line: bytes) -> str:
         """What is wrong with the next line; "" when it is right, and then it counts."""
@@ -60,6 +60,9 @@ class Checker:
             return "the event is not readable"
         if event["act"] == "checkpoint":
             self.checkpoint, self.last = seq, event["detail"]
+        elif event["act"] in ("redact", "start"):
+            self.texts[f"open_{seq}"], said = event["object"], {f"open_{seq}": event["outcome"], **event["detail"]}
+            self.erased |= {self.texts[name].encode() for name in said if said[name] == "done" and name in self.texts}
         new, size = sha256(b"\x00" + line[:-1]).digest(), seq
         while size & 1:
             new, size = sha256(b"\x01" + self.peaks.pop() + new).digest(), size >> 1
@@ -69,9 +72,7 @@ class Checker:
 
     def root(self) -> str:
         """The Merkle root of the events so far."""
-        return reduce(
-            lambda a, b: sha256(b"\x01" + b + a).digest(), reversed(self.peaks or [sha256(b"").digest()])
-        ).hex()
+        return reduce(lambda a, b: sha256(b"\x01" + b + a).digest(), reversed(self.peaks or [sha256().digest()])).hex()
 
     def _wrong(self, event: dict[str, Any], act: str, detail: dict[str, Any], of: int | None) -> str:
         for key, value in detail.items():
@@ -91,10 +92,10 @@ class Checker:
             if of is None or event["outcome"] == "intent" or self.open.get(of) != act:
                 return "an act is not one intent and one outcome"
             del self.open[of]
-        elif act == "start":
+        elif act in ("start", "stop"):
             if {int(key[5:]) for key in detail if key.startswith("open_")} != self.open.keys():
-                return "the site started without saying what became of the acts that were open"
-            self.open = {}
+                return f"the site's {act} came without saying what became of the acts that were open"
+            self.open = {} if act == "start" else self.open
         return ""
 
     def _wrong_checkpoint(self, event: dict[str, Any], facts: dict[str, Any], detail: dict[str, Any]) -> str:
@@ -106,9 +107,8 @@ class Checker:
         rest = {"at": facts["time"], "object": facts["root"], "actor": "site", "role": "site", "outcome": "done"}
         rest |= {"of": None, "permit": "", "purpose": "", "request": "", "round": None, "run": ""}
         facts |= {"signature": detail["signature"]} | (more if "peaks" in detail else {})
-        if {**event, **rest, "detail": facts} != event:
-            return "the checkpoint says more than is signed"
-        return "" if not self.every or signed(detail) else "the checkpoint is not signed by its key"
+        wrong = "" if not self.every or signed(detail) else "the checkpoint is not signed by its key"
+        return wrong if {**event, **rest, "detail": facts} == event else "the checkpoint says more than is signed"
 
 
 def files(place: Path) -> list[Path]:
@@ -125,18 +125,19 @@ def lines(place: Path) -> Iterator[bytes]:
 
 def verify(place: Path, key: str = "", witnesses: Iterable[Path] = (), every: bool = False) -> dict[str, Any]:
     """Check a log with the key that its site must have ("" believes the log's own); never raises on what it reads.
-    `first_bad` is the number of the first wrong event. `signed`, `witnessed`: events that the last checkpoint, and the
-    last one that a witness holds, stand for; the rest is only chained. `absent`: texts that an event `redact` erased;
-    of a single file all that are not beside it.
+    `signed`, `witnessed`: events that the last checkpoint, and the last that a witness holds, stand for. `open`: the
+    acts without outcome. `witnesses`: what each is and holds; `unreadable` are lines that the site's key did not sign.
+    `absent`: texts that an event `redact` erased; of a single file all that are not beside it.
     """
     log, witnesses, torn, folder = Checker(every), list(witnesses), False, files(place)[0].parent
-    held, names, redacted = dict[int, list[dict[str, Any]]](), dict[bytes, int](), set[bytes]()  # names: seq, -1: there
+    heard, held, names = list[dict[str, Any]](), dict[int, list[Any]](), dict[bytes, int]()  # names: seq, -1: there
 
     def say(verdict: str, first_bad: int | None = None, reason: str = "") -> dict[str, Any]:
-        found = {"verdict": verdict, "events": log.seq, "first_bad": first_bad, "reason": reason}
-        who = {"site": log.last.get("name", ""), "key": log.last.get("key", ""), "signed": max(0, log.checkpoint)}
-        seen = max([0, *(size for size in held if size < log.seq)])
-        return {**found, **who, "witnessed": seen, "absent": sum(at >= 0 for at in names.values())}
+        found = dict[str, Any](verdict=verdict, events=log.seq, first_bad=first_bad, reason=reason, witnesses=heard)
+        found |= {"site": log.last.get("name", ""), "key": (own := log.last.get("key", "")), "open": sorted(log.open)}
+        found |= {"pinned": own == key.lower() != "", "signed": max(0, log.checkpoint)}
+        seen = max([0, *(row["newest"] for row in heard)])
+        return found | {"witnessed": seen, "absent": sum(at >= 0 for at in names.values())}
 
     try:
         for line in lines(place):
@@ -148,47 +149,47 @@ def verify(place: Path, key: str = "", witnesses: Iterable[Path] = (), every: bo
                 path = folder / "texts" / name.decode()
                 small = path.is_file() and path.stat().st_size < MAX_LINE
                 names[name] = -1 if small and sha256(path.read_bytes()).hexdigest() == path.name else log.seq - 1
-            redacted |= {line.rpartition(b'"object":"')[2][:64]} if line.startswith(b'{"act":"redact"') else set()
             if log.seq == 1 and not torn:
                 if key and log.last["key"] != key.lower():
                     return say("tampered", 0, "the log is signed with another key than the given one")
-                held = _held(witnesses, log.last)
-            if clash := _clash(held.get(log.seq - 1, ()), log):
+                heard = [_heard(place, log.last, held) for place in witnesses]
+            if clash := next(_clashes(held.get(log.seq - 1, ()), log), ""):
                 return say("witness-clash", log.seq - 1, clash)
-        if not log.seq:
-            return say("unreadable", None, "there is no event")
         if not signed(log.last):
-            return verify(place, key, witnesses, every=True)
-        if clash := next(filter(None, (_clash(held[size], log) for size in sorted(held) if size >= log.seq)), ""):
+            return verify(place, key, witnesses, every=True) if log.seq else say("unreadable", None, "it has no event")
+        if clash := next((why for size in sorted(held) if size >= log.seq for why in _clashes(held[size], log)), ""):
             return say("witness-clash", log.seq, f"the log ends too early: {clash}")
-        if place.is_dir() and (lost := [at for name, at in names.items() if at >= 0 and name not in redacted]):
+        if place.is_dir() and (lost := [at for name, at in names.items() if at >= 0 and name not in log.erased]):
             return say("tampered", min(lost), "a text of the event was changed, or is gone and no event erased it")
     except OSError as error:
         return say("unreadable", None, str(error.strerror))
     return say("incomplete-tail", log.seq, "the last line was not written whole") if torn else say("ok")
 
 
-def _held(witnesses: Iterable[Path], own: Mapping[str, Any]) -> dict[int, list[dict[str, Any]]]:
-    """What the witnesses hold of this site, by size; a line that cannot be read is nobody's testimony."""
-    held: dict[int, list[dict[str, Any]]] = {}
-    for line in (line for place in witnesses for line in lines(place)):
+def _heard(place: Path, own: Mapping[str, Any], held: dict[int, list[Any]]) -> dict[str, Any]:
+    """What a witness is; what it says of this site goes into `held` by size, and counts once its signature is good."""
+    found = verify(place)
+    row = {"witness": found["site"] or place.name, "verdict": found["verdict"], "held": 0, "newest": 0, "unreadable": 0}
+    for line in lines(place) if found["verdict"] != "unreadable" else ():
         try:
             if line.startswith((b'{"act":"witness"', b'{"act":"checkpoint"')):
                 facts = {name: _decode(line.decode())["detail"][name] for name in (*SIGNED, "signature")}
                 if facts["site"] == own["site"] or facts["name"] == own["name"]:
-                    held.setdefault(int(facts["size"]), []).append(facts)
+                    held.setdefault(int(facts["size"]), []).append((facts, row))
         except (ValueError, KeyError, TypeError, RecursionError):
-            continue
-    return held
+            row["unreadable"] += 1
+    return row
 
 
-def _clash(kept: Iterable[Mapping[str, Any]], log: Checker) -> str:
-    """How what the witnesses hold of one size differs from the log; what this site never signed does not count."""
-    for facts in kept:
-        same = all(facts[name] == log.last[name] for name in ("key", "root", "size"))
-        if not same and (facts["key"] != log.last["key"] or signed(facts)):
-            return f"a witness holds another signed checkpoint of {facts['size']} events of this site"
-    return ""
+def _clashes(kept: Iterable[tuple[dict[str, Any], dict[str, Any]]], log: Checker) -> Iterator[str]:
+    """How what the witnesses hold of one size differs from the log; what its key never signed is nobody's testimony."""
+    for facts, row in kept:
+        if not (facts.items() <= log.last.items() or (facts["key"] == log.last["key"] and signed(facts))):
+            row["unreadable"] += 1
+        elif any(facts[name] != log.last[name] for name in ("root", "size")):
+            yield f"a witness holds another signed checkpoint of {facts['size']} events of this site"
+        else:
+            row["held"], row["newest"] = row["held"] + 1, log.last["size"]
 
 
 def signed(facts: Mapping[str, Any]) -> bool:
@@ -222,20 +223,17 @@ def _add(p: tuple[int, ...], q: tuple[int, ...]) -> tuple[int, ...]:  # x, y, z,
 
 
 def _times(factor: int, p: tuple[int, ...]) -> tuple[int, ...]:
-    q: tuple[int, ...] = (0, 1, 1, 0)
-    while factor:
-        q, p, factor = _add(q, p) if factor & 1 else q, _add(p, p), factor >> 1
-    return q
+    zero: tuple[int, ...] = (0, 1, 1, 0)
+    return reduce(lambda q, bit: _add(_add(q, q), p) if bit == "1" else _add(q, q), f"{factor:b}", zero)
 
 
 def _point(data: bytes) -> tuple[int, ...] | None:
     sign, y = divmod(int.from_bytes(data, "little"), 1 << 255)
     square = (y * y - 1) * pow(D * y * y + 1, -1, P) % P
-    x = pow(square, (P + 3) // 8, P)
-    x = x if (x * x - square) % P == 0 else x * ROOT % P
-    x = P - x if x & 1 != sign else x
-    bad = len(data) != 32 or y >= P or x == P or (x * x - square) % P
-    return None if bad else (x, y, 1, x * y % P)
+    root = pow(square, (P + 3) // 8, P)
+    roots = (x for r in (root, root * ROOT % P) for x in (r, P - r) if (x * x - square) % P == 0 and x & 1 == sign)
+    x = next(roots, P)
+    return None if len(data) != 32 or y >= P or x == P else (x, y, 1, x * y % P)
 
 
 def main(words: list[str]) -> int:
@@ -243,7 +241,8 @@ def main(words: list[str]) -> int:
     given = {word: [b for a, b in zip(words, words[1:]) if a == word] for word in ("--key", "--witness")}  # noqa: B905, RUF007
     found = verify(Path(words[0] if words else "."), "".join(given["--key"]), map(Path, given["--witness"]))
     sys.stdout.write(json.dumps(found) + "\n")
-    return {"ok": 0, "incomplete-tail": 0, "unreadable": 2}.get(found["verdict"], 3)
+    weak = any(not row["held"] or row["verdict"] not in GOOD for row in found["witnesses"])
+    return 2 * weak if found["verdict"] in GOOD else 2 if found["verdict"] == "unreadable" else 3
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -42,13 +43,17 @@ _TRIAL = (
 )
 
 
-PACKAGES = ("numpy", "scipy", "torch", "syft")
-
-
 def environment() -> dict[str, str]:
-    """Python and the packages that a plan meets in the jail, with their versions."""
-    versions = {"python": platform.python_version(), "fedrec": fedrec.__version__}
-    return versions | {name: importlib.metadata.version(name) for name in PACKAGES}
+    """Python, fedrec, and every distribution that is installed for the site's Python, with their versions.
+
+    Names are written in small letters with hyphens, as package indexes compare them.
+    """
+    found = {_plain(one.metadata["Name"]): one.version for one in importlib.metadata.distributions()}
+    return {"python": platform.python_version()} | dict(sorted(found.items())) | {"fedrec": fedrec.__version__}
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def level_here(least: int) -> int:

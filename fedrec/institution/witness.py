@@ -93,9 +93,8 @@ class Witness:
         if (name, size) in self._roots:
             outcome = "clash"  # two histories, both signed by the site
         elif newest is not None and size < newest["size"]:
-            if facts["time"] <= newest["time"]:
-                return ""  # an old one, late
-            outcome = "clash"  # signed later, and shorter: the site's log went back
+            # signed later, and shorter: the site's log went back; signed before: late, or back-dated
+            outcome = "clash" if facts["time"] > newest["time"] else "late"
         else:
             outcome = "done"
             if newest is not None and start == newest["size"]:

@@ -8,7 +8,7 @@ import linecache
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 import syft as sy
 from IPython.utils.capture import capture_output
@@ -167,6 +167,11 @@ class SyftSite:
             if page["next"] is None:
                 return
             after = page["next"]
+
+    def pack(self, run: str, request: str = "", alone: bool = False) -> bytes:
+        """The site's evidence pack of a run, as a ZIP; for owner, reviewer and auditor."""
+        query = urlencode({"request": request, "alone": int(alone)})
+        return self.own("GET", f"/fedrec/v1/packs/{quote(run, safe='')}?{query}")
 
     def events(self, after: int = -1) -> Iterator[dict[str, Any]]:
         """The events of `pages`, each text in the place of its name."""

@@ -83,10 +83,11 @@ pd.DataFrame(lines)[["seq", "at", "actor", "role", "act", "object", "outcome"]].
 # hold.
 
 # %%
+pinned = ("--consortium", os.environ["FEDREC_CONSORTIUM"])
 verdicts = {}
 for name, folder in folders.items():
     others = [word for other in folders.values() if other != folder for word in ("--witness", other)]
-    verdicts[name], _ = fedrec("audit", "verify", folder, "--consortium", os.environ["FEDREC_CONSORTIUM"], *others)
+    verdicts[name], _ = fedrec("audit", "verify", folder, *pinned, *others)
 pd.DataFrame(verdicts).T[["verdict", "events", "signed", "witnessed"]]
 
 # %% [markdown]
@@ -115,8 +116,9 @@ events, _ = fedrec("audit", "log", site, "--act", "train", "--outcome", "done")
 run = [event["run"] for event in events["events"] if event["run"].startswith("my_factors")][-1]
 made = {}
 for name, folder in folders.items():
-    pack, _ = fedrec("audit", "pack", folder, "--run", run, "--out", work / f"{name}.zip")
-    verdict, _ = fedrec("audit", "verify", work / f"{name}.zip")
+    place = status(site)["url"] if folder.samefile(site) else folder  # aurora's with your account
+    pack, _ = fedrec("audit", "pack", place, "--run", run, "--out", work / f"{name}.zip")
+    verdict, _ = fedrec("audit", "verify", work / f"{name}.zip", *pinned)
     made[name] = {"kB": pack["bytes"] // 1000, "SHA-256": pack["sha256"][:16], "verdict": verdict["verdict"]}
 pd.DataFrame(made).T
 

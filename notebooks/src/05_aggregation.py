@@ -128,9 +128,10 @@ print("gradients at the global parameter, sum, alpha 0.5       ", after_one_roun
 # %% tags=["final-table"]
 honest, lied = {"A": 1, "B": 3}, {"A": 1, "B": 3, "C": 1000}
 rules = {"mean": Mean(), "weighted by rows": WeightedMean(), "median": CoordinateMedian()}
-pd.DataFrame(
+table = pd.DataFrame(
     {
         "of 1 and 3": {name: merged(rule, 0, **honest) for name, rule in rules.items()},
         "of 1, 3 and 1000": {name: merged(rule, 0, **lied) for name, rule in rules.items()},
     }
 ).round(2)
+table

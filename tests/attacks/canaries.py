@@ -14,6 +14,8 @@ import numpy as np
 import pandas as pd
 
 WORDS = (b"canary-user", b"canary-title")
+RUN = 24  # 16-bit floats side by side; rows of pairs side by side are PAIRS
+PAIRS = 12
 ESCAPES = ("utf-8", "utf-16-le", "utf-16-be")
 SCHEMA = '\n[features.item.title]\ntype = "text"\n'
 
@@ -41,10 +43,13 @@ class Search:
 
     Args:
         ratings: all planted ratings.
+        pairs: of each institution its rows as (user's index, item's index) in the order of the store; (rows, 2).
     """
 
-    def __init__(self, ratings: np.ndarray) -> None:
+    def __init__(self, ratings: np.ndarray, *pairs: np.ndarray) -> None:
         self._ratings = np.unique(ratings.astype(np.float32))
+        self._halves = np.unique(self._ratings.astype(np.float16))
+        self._runs = [run for rows in pairs for run in _runs(rows)]
         self._words = [word.decode().encode(code) for word in WORDS for code in ESCAPES]
 
     def found(self, data: bytes) -> set[str]:
@@ -56,7 +61,21 @@ class Search:
             if np.isin(numbers, self._ratings).any():
                 kinds.add(f"rating as text {how}")
             kinds |= {f"ratings as {name} {how}" for name in ("<f4", ">f4", "<f8", ">f8") if self._floats(view, name)}
+            kinds |= {f"ratings as {name} {how}" for name in ("<f2", ">f2") if self._half(view, name)}
+            kinds |= {f"pairs as {name} {how}" for name, run in self._runs if run in view}
         return kinds
+
+    def _half(self, data: bytes, name: str) -> bool:
+        """Whether RUN different planted ratings stand side by side as 16 bits: there are few such numbers, so few
+        would be there by chance, and a run of one number (an array of ones) says nothing."""
+        data += bytes(16)
+        for start in range(2):
+            values = np.frombuffer(data, name, (len(data) - start) // 2, start)
+            hits = np.flatnonzero(np.diff(np.concatenate([[0], np.isin(values, self._halves), [0]]).astype(np.int8)))
+            for first, last in zip(hits[::2], hits[1::2], strict=True):
+                if last - first >= RUN and len(np.unique(values[first:last])) >= RUN // 2:
+                    return True
+        return False
 
     def _floats(self, data: bytes, name: str) -> bool:
         """Whether two planted ratings stand side by side; a single one of 32 bits may be there by chance."""
@@ -73,6 +92,16 @@ class Search:
         """The files below a folder in which something was found."""
         files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.is_symlink()]
         return {path: kinds for path in files if (kinds := self.found(path.read_bytes()))}
+
+
+def _runs(pairs: np.ndarray) -> list[tuple[str, bytes]]:
+    """PAIRS rows from four places of the store, side by side and column by column, as whole numbers of each width."""
+    found = []
+    for name in ("<i4", "<i8"):
+        for first in np.linspace(0, len(pairs) - PAIRS, 4).astype(int):
+            rows = pairs[first : first + PAIRS]
+            found += [(name, rows.astype(name).tobytes()), (name, rows[:, 1].astype(name).tobytes())]
+    return found
 
 
 def _views(data: bytes) -> Iterator[tuple[str, bytes]]:

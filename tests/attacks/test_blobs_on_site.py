@@ -8,6 +8,8 @@ import time
 
 import pytest
 from real_sites import approve_one, fresh, http_call, own_headers, own_route, run_task, submit_one, url_of
+from starlette.responses import FileResponse
+from starlette.testclient import TestClient
 
 from fedrec.exchange import signing
 from fedrec.exchange.wire import decode, sha256
@@ -64,6 +66,22 @@ def test_nothing_goes_in_or_out_after_a_revoke(defence, arena):
     if defence:
         assert "no more" in json.loads(out[1])["reason"]
         assert not list((here.site.folder / "state" / "blobs").rglob(approved.id))
+
+
+def test_a_part_of_an_update_is_not_given(strong):
+    """Else somebody could take it in parts, each of which the log would call a whole fetch.
+
+    The control is below.
+    """
+    approved, update = trained(strong)
+    got = own_route(strong.ada, "GET", f"/fedrec/v1/blobs/{update}", permit=approved.id, Range="bytes=0-9")
+    assert code_of(got) == "gate.range"
+
+
+def test_control_the_framework_itself_gives_parts(tmp_path):
+    (tmp_path / "update").write_bytes(bytes(100))
+    got = TestClient(FileResponse(tmp_path / "update")).get("/", headers={"Range": "bytes=0-9"})
+    assert (got.status_code, len(got.content)) == (206, 10)
 
 
 @BOTH

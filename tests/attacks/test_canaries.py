@@ -31,6 +31,7 @@ from fedrec.demo.sites import SiteProcess, Sites, prepare, write_consortium
 from fedrec.demo.story import Options, Story
 from fedrec.demo.table import drawn
 from fedrec.errors import Refused
+from fedrec.institution.store import Store
 
 pytestmark = [pytest.mark.sites, pytest.mark.timeout(600)]
 DOMAIN = Path(__file__).parents[2] / "domains" / "movies"
@@ -74,7 +75,7 @@ def told(places: SimpleNamespace) -> SimpleNamespace:
     config = prepare(DOMAIN, places.work, places.root / "source")
     shutil.rmtree(places.root / "source")  # the rows before the canaries were put in
     draw, said = np.random.default_rng(11), []
-    search = Search(np.concatenate([plant(places.work / member.folder, draw) for member in config.member]))
+    ratings = np.concatenate([plant(places.work / member.folder, draw) for member in config.member])
     with Sites(places.work, owner_password) as sites:
         proxies = {name: Recorder(int(site.url.rpartition(":")[2])) for name, site in sites.all.items()}
         urls = {name: f"http://127.0.0.1:{proxy.port}" for name, proxy in proxies.items()}
@@ -82,10 +83,15 @@ def told(places: SimpleNamespace) -> SimpleNamespace:
         report = Story(Options(rounds=2), said.append).on_sites(sites, data, ADA_PASSWORD)
         steals(sites, places.root / "runs", said)
         folders = [site.folder for site in sites.all.values()]
+        rows = [Store.open(folder / "state").rows() for folder in folders]
+        pairs = [np.stack([one.user, one.item], axis=1) for one in rows]
     for proxy in proxies.values():
         proxy.listening.close()
     wire = b"".join(bytes(proxy.bytes) for proxy in proxies.values())
-    return SimpleNamespace(search=search, wire=wire, said="\n".join(said), report=report, folders=folders)
+    search = Search(ratings, *pairs)
+    return SimpleNamespace(
+        search=search, pairs=pairs[0], wire=wire, said="\n".join(said), report=report, folders=folders
+    )
 
 
 def steals(sites: Sites, runs: Path, said: list[str]) -> None:
@@ -184,6 +190,10 @@ def test_control_the_search_finds_every_way_of_writing(shift, told):
         (pair.tobytes(), "ratings as <f4"),
         (pair.astype("<f8").tobytes(), "ratings as <f8"),
         (str(pair[0]).encode(), "rating as text"),
+        (told.search._ratings[5:300:7].astype("<f2").tobytes(), "ratings as <f2"),
+        (told.search._ratings[5:300:7].astype(">f2").tobytes(), "ratings as >f2"),
+        (told.pairs[:20].astype("<i4").tobytes(), "pairs as <i4"),
+        (told.pairs[:20, 1].astype("<i8").tobytes(), "pairs as <i8"),
         ("canary-title-aurora-i".encode("utf-16-le"), "b'c\\x00a\\x00n\\x00a\\x00r\\x00y\\x00'"),
     ):
         assert f"{kind} raw" in told.search.found(b"x" * shift + word + b"y")

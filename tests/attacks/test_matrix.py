@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,6 +30,7 @@ mock           | ✓   | ✓ | ✓          | ✓ | –     | –
 private rows   | own | – | –          | – | –     | –
 other objects  | –   | – | –          | – | –     | –
 requests       | ✓   | ✓ | ✓          | – | –     | –
+update         | –   | – | ✓          | – | –     | –
 data set       | –   | – | –          | – | –     | –
 run            | –   | – | ✓          | – | –     | –
 decide         | ✓   | ✓ | –          | – | –     | –
@@ -36,6 +38,7 @@ pause          | ✓   | ✓ | –          | – | pause | –
 resume         | ✓   | ✓ | –          | – | –     | –
 output of jobs | –   | – | –          | – | –     | –
 audit log      | ✓   | ✓ | own events | ✓ | –     | –
+evidence pack  | ✓   | ✓ | –          | ✓ | –     | –
 change the log | –   | – | –          | – | –     | –
 users          | –   | – | –          | – | –     | –
 code           | –   | – | –          | – | –     | –
@@ -44,6 +47,35 @@ CELLS = {
     (row, role): cell != "–"
     for row, *cells in ([part.strip() for part in line.split("|")] for line in TABLE.strip().splitlines())
     for role, cell in zip(ROLES, cells, strict=True)
+}
+# trust.md's actions → rows above; what a person does at the institution's machine, or not at all, has no call:
+# docs/threat-model.md names it.
+ACTIONS = {
+    "list dataset cards": {"cards"},
+    "read mock, schema": {"mock"},
+    "read private rows": {"private rows", "other objects"},
+    "register, change, withdraw dataset; policy, epsilon limit": {"data set"},
+    "submit request": {"run", "requests"},
+    "cancel own run": set(),
+    "execute under a live permit": {"run", "code"},
+    "approve own request": {"decide"},
+    "approve, deny, revoke, pause": {"decide", "pause", "resume"},
+    "see one site's update in clear": {"update"},
+    "job stdout, stderr, tracebacks": {"output of jobs"},
+    "read this site's audit log": {"audit log"},
+    "export evidence pack": set(),
+    "change or delete audit events, stop logging": {"change the log"},
+    "create users, grant roles": {"users"},
+}
+# Actions that somebody may do in trust.md's table, though no call of his does it here.
+ELSEWHERE = {
+    "read private rows",
+    "register, change, withdraw dataset; policy, epsilon limit",
+    "cancel own run",
+    "see one site's update in clear",
+    "job stdout, stderr, tracebacks",
+    "export evidence pack",
+    "create users, grant roles",
 }
 NAME, JOB = "ab" * 32, "cd" * 32
 
@@ -90,7 +122,7 @@ WAYS = [
     Way("run", "action.has_storage_permission"),
     Way("run", "api.view", given=lambda _: {"path": "fedrec.round"}),
     Way("run", f"PUT /fedrec/v1/blobs/{NAME}", "permit.missing"),
-    Way("run", f"GET /fedrec/v1/blobs/{NAME}", "permit.missing"),
+    Way("update", f"GET /fedrec/v1/blobs/{NAME}", "permit.missing"),
     Way("run", f"GET /fedrec/v1/jobs/{JOB}?wait=0", "permit.missing"),
     Way("run", "PUT /fedrec/v1/checkpoints", "audit.form"),
     Way("run", "PUT /fedrec/v1/refusals", "task.form"),
@@ -103,6 +135,7 @@ WAYS = [
     Way("pause", "POST /fedrec/v1/pause"),
     Way("resume", "POST /fedrec/v1/resume", "permit.running"),
     Way("audit log", "GET /fedrec/v1/audit?after=100000000"),
+    Way("evidence pack", "GET /fedrec/v1/packs/nothing?alone=1", "pack.run"),
     *denied("data set", "dataset.add", "dataset.delete", "settings.update", "api.update", "policy.add"),
     *denied("output of jobs", "log.get_stdout", "log.get_stderr", "job.get_all", "job.restart"),
     *denied("change the log", "output.create", "code.store_execution_output"),
@@ -202,6 +235,11 @@ def test_the_table_is_the_whole_table():
     ways = {f"{way.call.split()[0]} {way.call.split('/')[3].split('?')[0]}" for way in WAYS if way.own}
     assert set(OWN) == ways
     assert len(CASES) > 1000
+    assert set.union(*ACTIONS.values()) == {way.row for way in WAYS} == {row for row, _ in CELLS}
+    page = (Path(__file__).parents[2] / "docs" / "threat-model.md").read_text(encoding="utf-8")
+    body = page.partition("## Done without a call")[2].partition("\n## ")[0]
+    assert set(re.findall(r"^\| ([^|]+?) \|", body, re.M)) - {"action", "---"} == ELSEWHERE
+    assert {action for action, rows in ACTIONS.items() if not rows} <= ELSEWHERE
 
 
 @pytest.mark.parametrize("method", ["PUT", "POST", "DELETE", "PATCH"])

@@ -94,7 +94,7 @@ def test_t2_to_t5_deleted_inserted_swapped_and_doubled_events(log, at):
         assert log.verdict(b"".join([*lines[:at], extra, *lines[at:]])).first_bad == at
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 20, 41])
+@pytest.mark.parametrize("count", range(1, 42))
 def test_t6_a_cut_tail_is_found_by_what_another_institution_holds(log, count):
     cut = b"".join(log.lines[:-count])
     assert log.verdict(cut).verdict == "ok"  # control: without a witness nobody can know
@@ -155,7 +155,8 @@ def test_t8_without_the_key_the_signature_tells(log):
     assert log.verdict(own_key).verdict == "ok"  # control: nobody said whose key it is
     assert verify(log.file, key=PUBLIC).verdict == "tampered"
     assert verify(log.file, pinned={"aurora": PUBLIC}).verdict == "tampered"
-    assert log.verdict(own_key, witness=True).verdict == "witness-clash"
+    found = log.verdict(own_key, witness=True)  # whose key is right the witness cannot say: it holds nothing signed so
+    assert (found.verdict, found.pinned, found.code, found.witnesses[0]["unreadable"]) == ("ok", False, 2, 1)
 
 
 def test_t9_two_histories_for_two_auditors(log, tmp_path):
@@ -244,7 +245,7 @@ def mutated(draw: random.Random, log: Case) -> tuple[str, bytes]:
     """One attack on a log, chosen at random: its kind and the bytes."""
     data, lines = log.data, log.lines
     at, to = draw.randrange(len(lines)), draw.randrange(len(lines))
-    place, length = draw.randrange(len(data) - 1), draw.randrange(1, 300)
+    place, length = draw.randrange(len(data)), draw.randrange(1, 300)
     kind = draw.choices(
         [
             "flip",
@@ -276,7 +277,8 @@ def mutated(draw: random.Random, log: Case) -> tuple[str, bytes]:
         case "byte":
             return kind, data[:place] + draw.randbytes(1) + data[place + 1 :]
         case "remove":
-            return kind, data[:place] + data[min(place + length, len(data) - 1) :]
+            rest = data[:place] + data[place + length :]
+            return ("cut" if data.startswith(rest) and rest.endswith(b"\n") else kind), rest
         case "add":
             return kind, data[:place] + draw.randbytes(draw.randrange(1, 40)) + data[place:]
         case "delete":
@@ -306,7 +308,7 @@ def mutations(log: Case, count: int, seed: int = 1) -> dict[str, Counter[str]]:
     """What became of so many mutated logs, by kind: found alone, found with a witness, or not found."""
     draw, found = (
         random.Random(seed),
-        {"alone": Counter(), "witness": Counter(), "not": Counter(), "control": Counter()},
+        {"alone": Counter(), "tail": Counter(), "witness": Counter(), "not": Counter(), "control": Counter()},
     )
     for _ in range(count):
         kind, data = mutated(draw, log)
@@ -317,6 +319,8 @@ def mutations(log: Case, count: int, seed: int = 1) -> dict[str, Counter[str]]:
         verdict = verify(log.file).verdict
         if verdict not in ("ok", "incomplete-tail"):
             found["alone"][kind] += 1
+        elif verdict == "incomplete-tail":  # the end of the last line was hit, which is said
+            found["tail"][kind] += 1
         elif verify(log.file, witnesses=[log.witness]).verdict == "witness-clash":
             found["witness"][kind] += 1
         else:
@@ -331,6 +335,7 @@ def test_mutated_logs_are_all_detected(tmp_path):
     print(said)
     assert found["not"] == Counter(), said
     assert set(found["witness"]) == {"cut", "stolen"}, said
+    assert set(found["tail"]) <= {"flip", "byte", "remove", "add"}, said
     assert "cut" not in found["alone"], said
     assert sum(found["alone"].values()) > 0.85 * MUTATIONS
     assert found["control"]["ok"] > 0.2 * MUTATIONS  # control: a plain reader is content with these

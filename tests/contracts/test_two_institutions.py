@@ -63,6 +63,8 @@ def test_adam_steps_against_the_merged_gradient_by_hand():
 
 def test_the_notebook_prints_these_numbers(capsys):
     source = Path(__file__).parents[2] / "notebooks" / "src" / "05_aggregation.py"
-    runpy.run_path(str(source))
+    names = runpy.run_path(str(source))
     said = [line.split()[-1] for line in capsys.readouterr().out.splitlines()]
-    assert said == ["2.0", "2.5", "1.0", "2.0", "2.0", "0.8", "2.0", "2.0", "2.5", "3.0", "2.0", "4.0", "334.67", "3.0"]
+    assert said == ["2.0", "2.5", "1.0", "2.0", "2.0", "0.8", "2.0", "2.0", "2.5", "3.0", "2.0", "4.0"]
+    assert names["table"].loc["mean"].tolist() == [2.0, 334.67]
+    assert names["table"].loc["median"].tolist() == [2.0, 3.0]

@@ -8,6 +8,7 @@ import resource
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,9 +45,9 @@ def test_untouched_events_are_ok(tmp_path, sixty):
     found = verdict(tmp_path, sixty)
     assert found.as_dict() == {
         "verdict": "ok", "events": 62, "first_bad": None, "reason": "", "site": "aurora", "key": PUBLIC, "signed": 61,
-        "witnessed": 0, "absent": 2,
+        "pinned": False, "open": [], "witnessed": 0, "witnesses": [], "absent": 2,
     }  # fmt: skip
-    assert verdict(tmp_path, sixty, key=PUBLIC.upper()) == found
+    assert verdict(tmp_path, sixty, key=PUBLIC.upper()) == replace(found, pinned=True)
     assert verdict(tmp_path, b"").verdict == "unreadable"
     keys = set("seq at actor role purpose act object outcome of request permit run round detail prev hash".split())
     assert all(set(event) == keys for event in read(tmp_path / "x.jsonl"))

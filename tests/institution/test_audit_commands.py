@@ -10,6 +10,7 @@ import sys
 import time
 
 import pytest
+from audit_logs import write
 from told import RUN, tell
 
 from fedrec.cli.main import main
@@ -106,7 +107,23 @@ def test_an_export_says_how_many_events_there_are(call, folder, tmp_path):
     before = copy.read_bytes()
     assert call("export", copy, "--format", "jsonl", "--out", tmp_path / "log.jsonl")[0] == 0
     assert copy.read_bytes() == before  # a copy of a log takes no event
-    assert (tmp_path / "log.jsonl").read_bytes() == before
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == before.count(b"\n")
+    code, out, _ = call("verify", tmp_path / "log.jsonl")  # texts stand in it, so no hash of it can be right
+    assert (code, "an export, not a log" in out) == (2, True)
+    assert call("verify", copy)[0] == 0
+    assert call("log", tmp_path / "log.jsonl", "--act", "train")[0] == 0
+
+
+def test_a_later_file_of_a_log_is_not_judged_alone_but_one_that_lost_its_beginning_is(call, tmp_path):
+    written = write(tmp_path / "log", 40, segment=4000)
+    later = sorted(written.glob("*.jsonl"))[1]
+    code, out, _ = call("verify", later)
+    assert (code, "a segment" in out) == (2, True)
+    assert call("verify", written)[0] == 0
+    first = sorted(written.glob("*.jsonl"))[0]
+    cut = tmp_path / "cut.jsonl"
+    cut.write_bytes(b"".join(first.read_bytes().splitlines(True)[1:]))
+    assert call("verify", cut)[0] == 3
 
 
 def test_access_is_told_to_a_person_too(call, story):
@@ -133,11 +150,33 @@ def test_a_pack_is_verified_like_a_log_and_a_changed_one_ends_with_3(call, folde
     assert call("timeline", tmp_path / "copy" / "a")[0] in (2, 3)
 
 
+def test_a_look_at_all_requests_or_at_the_quality_report_is_an_event(call, folder, capsys):
+    for words in (["requests", "list", str(folder), "--json", "-"], ["site", "report", str(folder)]):
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        assert not ended.value.code
+    capsys.readouterr()
+    _, out, _ = call("log", folder, "--act", "view", "--outcome", "done", "--json", "-")
+    events = json.loads(out)["events"]
+    assert [event["object"] for event in events] == ["requests", "report"]
+    assert events[0]["detail"]["requests"] == 1
+    name = events[0]["detail"]["ids"]
+    _, out, _ = call("log", folder, "--request", name, "--act", "view", "--json", "-")
+    assert {event["object"] for event in json.loads(out)["events"]} == {"requests"}
+
+
 def test_replay_and_reconcile_say_what_they_found(call, folder):
     code, out, err = call("replay", folder, "--run", RUN, "--round", "0", "--json", "-")
     assert (code, [one["same"] for one in json.loads(out)["tasks"]]) == (0, [True])
     assert "the same" in err
     assert call("replay", folder, "--run", "nothing")[0] == 3
+    _, out, _ = call("log", folder, "--act", "replay", "--json", "-")
+    told = [(event["run"], event["outcome"], event["detail"]) for event in json.loads(out)["events"]]
+    assert told == [
+        (RUN, "intent", {}), (RUN, "done", {"tasks": 1, "differ": 0}),
+        ("nothing", "intent", {}), ("nothing", "replay.run", {}),
+    ]  # fmt: skip
+    assert call("verify", folder)[0] == 0
     assert call("reconcile", folder) == (0, "every act has its event, every event its act\n", "")
     (folder / "state" / "blobs" / "out" / "x").mkdir()
     (folder / "state" / "blobs" / "out" / "x" / "y").write_bytes(b"rows")

@@ -17,6 +17,7 @@ from small_site import OWNER, SCIENTIST, make_site
 
 from fedrec.errors import Refused, WrongInput
 from fedrec.institution import gate
+from fedrec.institution.acts import seen
 from fedrec.institution.audit import AuditLog, Signer
 from fedrec.institution.evidence import access, export, find, index
 from fedrec.institution.evidence.find import Wanted, moment
@@ -103,6 +104,32 @@ def test_a_place_without_a_log_and_a_line_that_is_no_event_are_wrong_input(folde
         list(find.events_of(folder, Wanted(act="train")))
 
 
+@pytest.mark.parametrize("line", [b"[]\n", b"{}\n", b"\xff\n", b'{"act":"train","seq":1}\n'])
+def test_a_line_that_is_no_event_is_wrong_input_for_who_follows_and_for_the_index_too(folder, line):
+    index.build(folder)
+    good = len(list(find.events_of(folder)))
+    last = find.files_of(folder)[-1]
+    last.write_bytes(last.read_bytes() + line)  # after the index was made, so that it is still used
+    for wanted in (Wanted(), Wanted(act="train")):
+        found = find.follow(folder, wanted, lambda: False)
+        with pytest.raises(WrongInput, match="no event"):
+            list(found)
+        with pytest.raises(WrongInput, match="no event"):
+            list(index.search(folder, wanted, pytest.fail))
+    last.write_bytes(last.read_bytes().removesuffix(line))
+    assert len(list(find.follow(folder, Wanted(), lambda: False))) == good
+
+
+def test_a_look_at_many_requests_is_found_by_each_of_them(folder):
+    log = AuditLog(folder / "state" / "audit", Signer("a", "00" * 16, KEY), segment=4000)
+    log.event(OWNER.email, "owner", "view", "requests", outcome="done", detail=seen(["ab12cd34" * 4, "99" * 16]))
+    log.close()
+    index.build(folder)
+    for name, views in (("ab12cd", 1), ("ab12cd34" * 4, 1), ("99" * 16, 1), ("98" * 16, 0)):
+        for found in (find.events_of(folder, Wanted(request=name)), index.search(folder, Wanted(request=name), print)):
+            assert sum(event["act"] == "view" for event in found if event["outcome"] == "done") == views
+
+
 def test_following_gives_new_events_also_over_a_rotation(folder):
     log = AuditLog(folder / "state" / "audit", Signer("a", "00" * 16, KEY), segment=4000)
     before = len(list(find.events_of(folder)))
@@ -150,11 +177,12 @@ def test_a_csv_cell_that_a_spreadsheet_would_compute_is_made_text():
     assert json.loads(row["detail"]) == {"a": "=1"}
 
 
-def test_json_lines_are_the_logs_own_bytes_with_the_texts_that_lie_beside_it(folder):
+def test_an_export_as_json_lines_says_that_it_is_one_and_else_what_the_log_says(folder):
     file, told = io.StringIO(), Told(folder)
     export.write(find.events_of(folder), "jsonl", file)
     lines = b"".join(path.read_bytes() for path in find.files_of(folder))
-    assert file.getvalue().encode() == told.line(lines) != lines
+    assert file.getvalue().encode().replace(b'{"export":"fedrec",', b"{") == told.line(lines) != lines
+    assert all(line.startswith('{"export":"fedrec",') for line in file.getvalue().splitlines())
 
 
 def test_an_export_of_a_sites_own_log_is_an_event_in_it(closed):

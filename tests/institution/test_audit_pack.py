@@ -1,67 +1,22 @@
-"""Evidence packs: the same bytes each time, checked offline, every changed byte found; several merged into one story."""
+"""Evidence packs: the same bytes each time, checked offline, every changed byte found."""
 
 from __future__ import annotations
 
 import io
 import json
-import shutil
 import subprocess
 import sys
 import zipfile
-from contextlib import closing
 
 import numpy as np
 import pytest
-from nacl.signing import SigningKey
+from packed_runs import copied, files, signed_again
 from small_site import OWNER, SCIENTIST
-from told import RUN, forged, tell_all
+from told import RUN
 
 from fedrec.errors import Refused
-from fedrec.exchange.passport import sign
-from fedrec.exchange.wire import sha256
 from fedrec.institution.evidence.pack import _zip, pack
-from fedrec.institution.evidence.timeline import figure_of, merge, text_of
 from fedrec.institution.evidence.unpack import check, is_pack
-from fedrec.institution.site import Keys, Site
-
-
-@pytest.fixture(scope="module")
-def stories(tmp_path_factory, jail):
-    """Two institutions that took part in one run; each pins both keys."""
-    folders = tell_all(tmp_path_factory.mktemp("two"), jail, ["a", "b"])
-    keys = {folder.name: Keys.load_or_make(folder / "state").public for folder in folders}
-    text = 'name = "c"\ntitle = "C"\n' + "".join(
-        f'[[member]]\nname = "{name}"\nfolder = "{name}"\nkey = "{key}"\n' for name, key in keys.items()
-    )
-    for folder in folders:
-        (folder.parent / "consortium.toml").write_text(text)
-    return folders
-
-
-@pytest.fixture(scope="module")
-def packs(stories, tmp_path_factory):
-    made = [tmp_path_factory.mktemp("packs") / f"{folder.name}.zip" for folder in stories]
-    for path, folder in zip(made, stories, strict=True):
-        path.write_bytes(pack(folder, RUN))
-    return made
-
-
-def copied(folder, tmp_path):
-    shutil.copytree(folder.parent, tmp_path / "copy")
-    return tmp_path / "copy" / folder.name
-
-
-def files(path):
-    with zipfile.ZipFile(path) as archive:
-        return {name: archive.read(name) for name in archive.namelist()}
-
-
-def signed_again(contents, folder):
-    """The pack with a new manifest, as someone with the site's own key would make it."""
-    contents.pop("MANIFEST.json")
-    key = SigningKey(bytes.fromhex((folder / "state" / "keys" / "site.key").read_text().strip()))
-    facts = sign({"files": {name: sha256(data) for name, data in contents.items()}}, key)
-    return _zip({**contents, "MANIFEST.json": json.dumps(facts).encode()})
 
 
 def test_the_same_log_gives_the_same_bytes_and_a_good_verdict(stories, packs):
@@ -80,6 +35,22 @@ def test_the_verifier_in_the_pack_needs_python_alone(packs, tmp_path):
     )
     assert done.returncode == 0
     assert json.loads(done.stdout)["verdict"] == "ok"
+
+
+def test_the_pack_says_that_its_verifier_reads_the_log_alone_and_fedrec_all_of_it(stories, packs, tmp_path):
+    contents = files(packs[0])
+    changed("permit.json", b'"publish": 1', b'"publish": 9')(contents)
+    path = tmp_path / "permit.zip"
+    path.write_bytes(signed_again(contents, stories[0]))
+    with zipfile.ZipFile(path) as archive:
+        archive.extractall(tmp_path)
+    words = [sys.executable, "-I", "-S", "verify.py", "log"]
+    assert subprocess.run(words, cwd=tmp_path, capture_output=True, check=False).returncode == 0
+    assert "permit.json" in check(path).reason
+    assert b"NOTHING ELSE" in contents["README.txt"]
+    path.write_bytes(pack(stories[0], RUN, alone=True))
+    alone = files(path)["README.txt"]
+    assert (b"has no log" in alone, b"verify.py log" in alone) == (True, False)
 
 
 def test_a_pack_holds_what_it_says_and_no_secret(stories, packs):
@@ -176,7 +147,6 @@ def without(name):
         (text_changed(b"sci@lab.example", b"eve@lab.example"), "is not the text that its name stands for"),
         (text_changed(b"sci@lab.example", None), "is gone and no event erased it"),
         (changed("proofs.json", b'"inclusion"', b'"inclusions"'), "KeyError"),
-        (changed("verify.py", b"return", b"return  "), "verify.py"),
         (changed("log/0001.jsonl", b'"actor":"~', b'"actor":"!'), "the event's content was changed"),
         (without("receipts.json"), "lacks receipts.json"),
     ],
@@ -190,6 +160,28 @@ def test_even_with_the_sites_key_one_file_cannot_say_something_else(stories, pac
     verdict = check(path)
     assert verdict.verdict == "tampered"
     assert says in verdict.reason
+
+
+@pytest.mark.parametrize("cut", [lambda log: log[:-3], lambda log: log + b"{", lambda log: b""])
+def test_a_log_in_a_pack_that_is_not_whole_hides_no_other_change(stories, packs, tmp_path, cut):
+    contents = files(packs[0])
+    contents["log/0001.jsonl"] = cut(contents["log/0001.jsonl"])
+    changed("permit.json", b'"publish": 1', b'"publish": 9')(contents)
+    path = tmp_path / "torn.zip"
+    path.write_bytes(signed_again(contents, stories[0]))
+    assert check(path).verdict == "tampered"
+
+
+def test_another_versions_verifier_that_the_site_signed_is_said_and_is_no_forgery(stories, packs, tmp_path):
+    contents = files(packs[0])
+    changed("verify.py", b"return", b"return  ")(contents)
+    path = tmp_path / "older.zip"
+    path.write_bytes(signed_again(contents, stories[0]))
+    verdict = check(path)
+    assert (verdict.verdict, "another version" in verdict.reason) == ("ok", True)
+    path.write_bytes(_zip({**contents, "MANIFEST.json": files(packs[0])["MANIFEST.json"]}))  # the control: unsigned
+    assert check(path).verdict == "tampered"
+    assert check(packs[0]).reason == ""
 
 
 def test_control_a_pack_that_is_only_signed_again_is_good(stories, packs, tmp_path):
@@ -241,124 +233,3 @@ def test_a_run_that_the_log_does_not_have_or_not_yet_signed_is_refused(stories, 
     log.write_bytes(b"".join(whole[:-1]))
     with pytest.raises(Refused, match=r"pack\.checkpoint"):
         pack(folder, RUN)
-
-
-# several packs
-
-
-def test_the_story_of_two_institutions_is_in_the_order_of_cause(packs):
-    story = merge(packs)
-    assert story["clashes"] == []
-    assert story["missing"] == []
-    trains = [(row["round"], row["outcome"]) for row in story["events"] if row["act"] == "train"]
-    assert trains == [(number, outcome) for number in range(3) for outcome in ("intent", "intent", "done", "done")]
-    for site in story["sites"]:
-        numbers = [row["seq"] for row in story["events"] if row["site"] == site]
-        assert numbers == sorted(numbers)
-    assert [len(one["updates"]) for one in story["rounds"]] == [2, 2, 2]
-    assert "Clashes\n  nothing" in text_of(story)
-
-
-def shifted(folder, seconds, only=lambda event: True):
-    from datetime import datetime, timedelta
-
-    def change(event):
-        if only(event):
-            when = datetime.fromisoformat(event["at"]) + timedelta(seconds=seconds)
-            event["at"] = when.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-        return event
-
-    forged(folder, change)
-
-
-def packed(folder, path):
-    path.write_bytes(pack(folder, RUN))
-    return path
-
-
-def test_a_clock_that_is_ten_minutes_ahead_is_shown_and_the_order_stays(stories, packs, tmp_path):
-    folder = copied(stories[1], tmp_path)
-    before = merge(packs)["clocks"][0]
-    assert before["least_ms"] <= 0 <= before["most_ms"]  # they have the same clock
-    shifted(folder, 600)
-    story = merge([packs[0], packed(folder, tmp_path / "b.zip")])
-    (clock,) = story["clocks"]
-    assert (clock["least_ms"], clock["most_ms"]) == (before["least_ms"] + 600_000, before["most_ms"] + 600_000)
-    assert clock["possible"]
-    trains = [row["round"] for row in story["events"] if row["act"] == "train"]
-    assert trains == sorted(trains)
-
-
-def test_one_back_dated_event_cannot_be_true_with_any_clock(stories, packs, tmp_path):
-    folder = copied(stories[1], tmp_path)
-    shifted(
-        folder, -3600, lambda event: event["act"] == "train" and event["round"] == 1 and event["outcome"] == "intent"
-    )
-    story = merge([packs[0], packed(folder, tmp_path / "b.zip")])
-    assert not story["clocks"][0]["possible"]
-    assert any("dated wrongly" in clash for clash in story["clashes"])
-
-
-def test_counterparts_that_are_missing_are_named(stories, packs, tmp_path):
-    folder = copied(stories[1], tmp_path)
-    forged(folder, lambda event: event, lambda event: event["act"] not in ("evaluate", "fetch"))
-    story = merge([packs[0], packed(folder, tmp_path / "b.zip")])
-    assert "b has no evaluate of round 2, a has" in story["missing"]
-    assert "b: nobody fetched the update of round 0" in story["missing"]
-    alone = merge(packs[:1])
-    assert alone["missing"] == ["no pack of b, which is a member; whether it took part, these packs do not say"]
-
-
-def test_a_round_that_started_from_another_model_is_a_clash(stories, packs, tmp_path):
-    def other(event):
-        if event["act"] == "train" and event["round"] == 1:
-            event["detail"]["base"] = "0" * 64
-        return event
-
-    folder = copied(stories[1], tmp_path)
-    forged(folder, other)
-    story = merge([packs[0], packed(folder, tmp_path / "b.zip")])
-    assert "round 1 started from different models: a, b" in story["clashes"]
-
-
-def test_a_history_rewritten_with_the_sites_key_clashes_with_what_the_other_saw(stories, packs, tmp_path):
-    """Without the witness the rewritten pack is good: its owner has the key."""
-    (tmp_path / "b").mkdir()
-    (tmp_path / "a").mkdir()
-    first, second = copied(stories[0], tmp_path / "a"), copied(stories[1], tmp_path / "b")
-    seen = [
-        event for event in map(json.loads, files(packs[0])["events.jsonl"].splitlines()) if event["act"] == "checkpoint"
-    ]
-    with closing(Site.open(second)) as site:
-        site.audit.event(
-            SCIENTIST.email,
-            "scientist",
-            "witness",
-            "a",
-            outcome="done",
-            run=RUN,
-            detail={**seen[0]["detail"], "proved": False},
-        )
-        site.audit.checkpoint()
-
-    def late(event):
-        event["actor"] = event["actor"].replace("~", "!") if event["act"] == "fetch" else event["actor"]
-        return event
-
-    witness = packed(second, tmp_path / "b.zip")
-    assert merge([packs[0], witness])["clashes"] == []
-    forged(first, late)
-    rewritten = packed(first, tmp_path / "a.zip")
-    assert check(rewritten).verdict == "ok"
-    (clash,) = merge([rewritten, witness])["clashes"]
-    assert "witness-clash" in clash
-
-
-def test_packs_of_different_runs_or_twice_the_same_are_refused(packs):
-    with pytest.raises(Refused, match=r"timeline\.pack"):
-        merge([packs[0], packs[0]])
-
-
-def test_the_story_is_drawn(packs, tmp_path):
-    figure_of(merge(packs)).savefig(tmp_path / "story.png")
-    assert (tmp_path / "story.png").stat().st_size > 10_000

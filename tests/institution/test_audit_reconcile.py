@@ -15,7 +15,7 @@ from told import forged, tell
 from fedrec.exchange.wire import sha256
 from fedrec.institution.audit import verify
 from fedrec.institution.evidence.find import Wanted, events_of
-from fedrec.institution.evidence.reconcile import reconcile
+from fedrec.institution.evidence.reconcile import reconcile, unproved
 from fedrec.institution.site import Site
 
 
@@ -133,6 +133,87 @@ def test_what_a_crash_left_open_may_have_happened_or_not(folder):
     assert gaps(folder) == set()
     sql(folder, "UPDATE requests SET decision='revoked', permit_state='ended'")
     assert gaps(folder) == set()
+
+
+def crashed(folder: Path, state: str, act: str, thing: str, **ids: object) -> None:
+    """An act that a crash left open, and a start that says what became of it."""
+    site = Site.open(folder)
+    number = site.audit.event("site", "site", act, thing, outcome="intent", **ids)
+    site.audit.start("a", {number: state}, {"policy": ""})
+    site.close()
+
+
+NEW = ("users.add", "eve@x.example")
+ROW = "INSERT INTO accounts VALUES ('eve@x.example', 'aa', ?, ?, '')"
+
+
+@pytest.mark.parametrize(("role", "enabled", "found"), [
+    ("auditor", 1, set()),
+    ("owner", 1, {("differs", "accounts")}),
+    ("auditor", 0, {("differs", "accounts")}),
+    (None, 0, {("event without act", "accounts")}),
+])  # fmt: skip
+def test_a_crash_hides_no_later_change_once_the_start_says_that_the_act_was_done(folder, role, enabled, found):
+    crashed(folder, "done", *NEW, detail={"role": "auditor"})
+    if role:
+        sql(folder, ROW, role, enabled)
+    assert gaps(folder) == found
+
+
+@pytest.mark.parametrize("state", ["not-done", "again", "unknown"])
+def test_an_act_that_was_not_done_or_that_nobody_knows_of_is_not_taken_for_done(folder, state):
+    """What nobody knows is said, once; control: no start yet, so the row may be the act's."""
+    copy = folder.parent / "open"
+    shutil.copytree(folder, copy)
+    crashed(folder, state, *NEW, detail={"role": "auditor"})
+    said = {("unknown", "acts")} if state == "unknown" else set()
+    assert gaps(folder) == said
+    sql(folder, ROW, "auditor", 1)
+    assert gaps(folder) == said | {("act without event", "accounts")}
+    assert sum(one.kind == "unknown" for one in reconcile(folder)) == len(said)
+    site = Site.open(copy)
+    site.audit.event("site", "site", *NEW, outcome="intent", detail={"role": "auditor"})
+    site.close()
+    sql(copy, ROW, "auditor", 1)
+    assert gaps(copy) == set()
+
+
+def test_a_task_whose_answer_a_crash_kept_is_no_finding_and_another_one_is(folder):
+    forged(folder, lambda event: event, lambda event: not (event["act"] == "train" and event["round"] == 2))
+    assert gaps(folder) == {("act without event", "tasks")}
+    (row,) = {(e["request"], e["run"], e["object"]) for e in events_of(folder, Wanted(act="train", outcome="done"))}
+    with closing(sqlite3.connect(folder / "state" / "ledger.sqlite")) as db:
+        (base,) = db.execute("SELECT base FROM jobs WHERE kind='train' AND round=2").fetchone()
+    ids = {"request": row[0], "run": row[1], "round": 2, "detail": {"protocol": "p1", "base": base}}
+    crashed(folder, "ended", "train", row[2], **ids)
+    assert gaps(folder) == set()
+    sql(
+        folder,
+        "INSERT INTO jobs SELECT 'x', request, kind, run, 9, protocol, base, nonce, status, answer, '', '' FROM jobs LIMIT 1",
+    )
+    assert gaps(folder) == {("act without event", "tasks")}
+
+
+def test_checkpoints_of_others_that_nothing_led_to_are_listed(folder):
+    """Controls: a run's first has nothing before it, and one that was shown to follow is no finding."""
+    site = Site.open(folder)
+    told = [("r", 3, False, "done"), ("r", 6, True, "done"), ("s", 9, False, "done")]
+    for run, size, proved, outcome in told:
+        site.audit.event(
+            "s", "scientist", "witness", "b", outcome=outcome, run=run, detail={"size": size, "proved": proved}
+        )
+    assert unproved(folder) == []
+    for run, size, outcome in (("s", 12, "done"), ("s", 5, "late"), ("t", 7, "clash")):
+        site.audit.event(
+            "s", "scientist", "witness", "b", outcome=outcome, run=run, detail={"size": size, "proved": False}
+        )
+    site.close()
+    assert reconcile(folder) == []  # which says nothing about this site
+    assert [said.split(" (")[0] for said in unproved(folder)] == [
+        "b with 12 events came without a good proof",
+        "b with 5 events does not fit what was kept",
+        "b with 7 events does not fit what was kept",
+    ]
 
 
 def test_control_once_the_start_says_that_the_act_was_not_done_a_row_of_it_is_found(folder):

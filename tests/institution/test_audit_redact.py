@@ -15,23 +15,25 @@ from pathlib import Path
 
 import pytest
 from audit_logs import OTHER, PERSON, kept, opened, write
-from small_site import OWNER, SCIENTIST, make_site
+from small_site import OWNER, SCIENTIST, Idle, make_site
 from told import RUN, tell
 
 from fedrec.cli.main import main
 from fedrec.errors import Refused, WrongInput
 from fedrec.institution import verify as verifier
-from fedrec.institution.audit import Verdict, read, verify
+from fedrec.institution.audit import read, verify
 from fedrec.institution.commands import Commands
 from fedrec.institution.evidence import find, index, unpack
 from fedrec.institution.evidence.find import Wanted
 from fedrec.institution.evidence.pack import pack
 from fedrec.institution.evidence.reconcile import database, reconcile
 from fedrec.institution.evidence.redaction import redact
+from fedrec.institution.jobs import Jobs
 from fedrec.institution.ledger import Ledger
 from fedrec.institution.local import alone, own_log
 from fedrec.institution.texts import Texts, erased
 from fedrec.institution.texts import redact as erase
+from fedrec.institution.verdict import Verdict
 
 
 def both(folder: Path, *witnesses: Path) -> Verdict:
@@ -239,7 +241,7 @@ def test_a_running_site_erases_by_itself_and_goes_on(tmp_path):
     ready, ended = threading.Event(), threading.Event()
 
     async def serve() -> None:
-        commands = Commands(site, None, {})
+        commands = Commands(site, None, Jobs(site, Idle()), {})
         server = await asyncio.start_unix_server(commands.answer, site.state / "control.sock")
         ready.set()
         await asyncio.to_thread(ended.wait)

@@ -88,6 +88,17 @@ def test_a_checkpoint_that_continues_the_one_before_is_kept_as_proved_also_after
     assert len(witnessed(site)) == 3
 
 
+def test_a_shorter_one_of_an_unknown_length_that_is_dated_earlier_is_recorded_once(site, aurora):
+    """Two drivers, or a history that was made up later: which, verify tells with the log itself."""
+    witness, first = Witness(site), grown(aurora)
+    second = grown(aurora)
+    carry(witness, second)
+    assert carry(witness, first)["clashes"] == []
+    assert carry(witness, first)["clashes"] == carry(Witness(site), first)["clashes"] == []
+    assert witnessed(site) == [("done", 6, False), ("late", 3, False)]
+    assert verify(aurora.folder, key=PUBLIC, witnesses=[site.audit.folder]).witnesses[0]["held"] == 2
+
+
 def test_a_wrong_proof_is_the_driver_s_word_and_no_clash(site, aurora):
     witness, first = Witness(site), grown(aurora)
     carry(witness, first)

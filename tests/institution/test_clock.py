@@ -79,7 +79,7 @@ def test_a_task_that_ends_at_the_wrong_time_gives_nothing_then_and_its_answer_la
     clock.time = NOON + leap
     parsed = Task.parse(raw)
     key = parsed.key(row.id)
-    site.ledger.reserve(key, row.id, parsed, stamp(NOON), site.keys.public)
+    site.ledger.reserve(key, row.id, parsed, stamp(NOON), site.here)
     assert jobs.recover() == 1
     with pytest.raises(Refused) as caught:
         asyncio.run(jobs.wait(key, 10))

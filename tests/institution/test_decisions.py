@@ -204,7 +204,7 @@ def test_a_new_approval_gives_back_no_used_task(site, decisions):
     row = approved(site, recipe(runs=1))
     wanted = task(sent(site, row, START))
     one = Task.parse(wanted)
-    site.ledger.reserve(one.key(row.id), row.id, one, site.now(), site.keys.public)
+    site.ledger.reserve(one.key(row.id), row.id, one, site.now(), site.here)
     decisions.undo(OWNER, row.id, "pause", yes)
     decisions.approve(OWNER, row.id, {}, yes)
     sent(site, row, START)  # the revocation deleted it

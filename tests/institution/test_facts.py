@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import pathlib
 
 import pytest
@@ -105,6 +106,65 @@ def test_a_clean_plan_has_no_flag(name):
     assert all(fact.what == "import" for fact in facts_of(CLEAN[name]))
 
 
+THROUGH = {  # modules of Python behind those that every plan has
+    "torch.builtins.print(rows.user)": "system",
+    "torch.sys.stdout.write(str(rows.user))": "system",
+    "torch.os.listdir('/')": "system",
+    "torch.os.posix_spawn('/bin/id', ['id'], {})": "process",
+    "torch.sys.modules['socket'].socket()": "system",
+    "torch.multiprocessing.Process(target=self.init).start()": "process",
+    "torch.inspect.currentframe()": "system",
+    "np.ctypeslib.ctypes.CDLL(None)": "process",
+    "rows.user.dump('x')": "files",
+    "rows.user.tofile('x')": "files",
+    "rows.user.ctypes.data": "process",
+    "torch.utils.cpp_extension.load_inline('x', '')": "process",
+    "torch.distributed.init_process_group()": "network",
+    "torch.hub.load('a/b', 'c')": "network",
+    "torch.serialization.pickle.Pickler": "packing",
+    "np.random._pickle": "system",
+    "torch._C": "system",
+    "import random; random._os.system('id')": "system",
+    "from torch import os": "system",
+    "import torch.multiprocessing as mp": "process",
+    "from numpy.ctypeslib import as_ctypes": "process",
+    "m = torch; m.x": "dynamic",
+    "n = torch.nn; n._reduction": "system",
+    "[np][0].os": "dynamic",
+    "torch.functional.builtins.exec('1')": "system",
+    "np.seterrcall(print)": "print",
+}
+
+
+@pytest.mark.parametrize("line", THROUGH)
+def test_what_is_reached_through_a_usual_module_is_red(line):
+    wanted = AMBER if THROUGH[line] == "print" else RED
+    (where,) = (n for n, text in enumerate(before(line).splitlines(), 1) if text.strip() == line)
+    assert (where, wanted, THROUGH[line]) in {(fact.line, fact.level, fact.what) for fact in facts_of(before(line))}
+
+
+USUAL = """import collections.abc
+import torch.nn.functional as F
+from scipy import signal
+from torch.utils.data import DataLoader
+model = torch.nn.Sequential(torch.nn.Linear(2, 2)).eval()
+soft = torch.nn.functional.softmax
+a = np.random.default_rng(0).random(3) + np.linalg.norm(np.array([1.0]).copy()) + np.math.pi
+b = np.select([a > 1], [a]) + np.trace(np.eye(3)) + scipy.signal.lfilter(a, a, a) + torch.utils.data.default_collate(a)
+c = self.site, self.code, rows.time.max(), np.copy(a), torch.chunk(b, 2), torch.distributions.Normal(0, 1)"""
+
+
+def test_control_what_a_model_usually_takes_from_them_is_not():
+    code = before(USUAL.replace("\n", "\n        "))
+    assert {fact.text for fact in facts_of(code) if fact.level != GREEN and fact.what != "per-user"} == set()
+
+
+def test_a_notebooks_own_class_has_no_flag():
+    pages = [ast.parse(page.read_text()) for page in pathlib.Path(__file__).parents[2].glob("notebooks/src/*.py")]
+    classes = {node.name: ast.unparse(node) for page in pages for node in page.body if isinstance(node, ast.ClassDef)}
+    assert {name: flags(code) for name, code in classes.items()} == {"MyFactors": set(), "MeanRating": set()}
+
+
 MORE = {
     "np.zeros sized by users": ("out = np.zeros(rows.n_users)", "out"),
     "a list of users": ("out = [float(x) for x in rows.user]", "np.array(out)"),
@@ -120,6 +180,25 @@ MORE = {
     "walrus and choice": ("out = rows.user if (n := rows.user) is None else n", "out"),
     "annotated": ("out: object = rows.user", "out"),
     "unpacked": ("out, _ = rows.user, 1", "out"),
+    "a method of its own": ("out = self.g(rows)", "out"),
+    "a function of its own": ("def g(r):\n            return r.item[:9]\n        out = g(rows)", "out"),
+    "a function that closes over the rows": ("def g():\n            return rows.item[:9]\n        out = g()", "out"),
+    "a lambda": ("g = lambda r: r.item[:9]\n        out = g(rows)", "out"),
+    "a lambda that closes over the rows": ("g = lambda: rows.item[:9]", "g()"),
+    "another name for the rows": ("r = rows\n        out = r.item[:9]", "out"),
+    "np.add": ("out = np.add(rows.item[:9], 0)", "out"),
+    "np.copyto": ("out = np.zeros(9)\n        np.copyto(out, rows.item[:9])", "out"),
+    "np.put": ("out = np.zeros(9)\n        np.put(out, range(9), rows.item)", "out"),
+    "np.add.at in order": ("out = np.zeros(9)\n        np.add.at(out, range(9), rows.item[:9])", "out"),
+    "out=": ("out = np.zeros(9)\n        np.multiply(rows.item[:9], 1, out=out)", "out"),
+    "np.fromiter": ("out = np.fromiter(map(int, rows.item), float)", "out"),
+    "sums by user": ("out = rows.matrix().sum(1)", "out"),
+    "sums by user, by name": ("out = np.sum(rows.matrix().toarray(), axis=-1)", "out"),
+    "counts by user": ("out = np.bincount(rows.user)", "out"),
+    "one value": ("out = rows.rating[3].item()", "out"),
+    "a mask": ("out = rows.rating[:9] > 3", "out"),
+    "a dict of them": ("out = {user: 1 for user in rows.user}", "list(out)"),
+    "the matrix's coordinates": ("out = rows.matrix().tocoo()", "out.row"),
 }
 
 
@@ -128,6 +207,38 @@ def test_values_of_single_rows_are_followed_to_what_is_returned(name):
     lines, value = MORE[name]
     code = before(lines).replace('"taste": gradient', f'"taste": {value}')
     assert "per-user" in flags(code)
+
+
+TOLD = ["self.keep(rows)", "self.keep(private)", "keep(rows, 1)", "self.keep(all=rows)"]
+
+
+@pytest.mark.parametrize("line", TOLD)
+def test_whole_rows_or_private_arrays_handed_to_an_own_function_are_amber(line):
+    found = [fact for fact in facts_of(before(line)) if fact.level != GREEN]
+    assert [(fact.level, fact.what) for fact in found] == [(AMBER, "handed")]
+    assert flags(before("size = len(rows), dict(private), rows.take(rows.item > 3)")) == set()  # the control
+
+
+def test_the_whole_answer_of_another_function_is_followed_too():
+    code = GOOD.replace(BACK, "        return self.other(rows, private)\n" + BACK)
+    assert flags(code) == {"handed", "per-user"}
+
+
+SUMS = """sums = np.zeros(rows.n_items)
+mask = rows.rating > 3
+sums += np.bincount(rows.item[mask], weights=rows.rating[mask], minlength=rows.n_items)
+sums += rows.matrix().sum(axis=0).A1
+torch.zeros(9).index_add_(0, torch.tensor(rows.item), torch.ones(9))
+gram = np.matmul(rows.matrix().T, rows.matrix())
+mean = float(np.mean(rows.rating)) / max(1, len(rows))
+loss = torch.nn.functional.mse_loss(torch.tensor(rows.rating), torch.ones(9))
+loss.backward()"""
+
+
+def test_control_sums_over_rows_are_not_flagged():
+    code = before(SUMS.replace("\n", "\n        "))
+    for value in ("sums", "gram", "mean", "loss", "gradient"):
+        assert flags(code.replace('"taste": gradient', f'"taste": {value}')) == set(), value
 
 
 @pytest.mark.parametrize("way", ["out", "dict(taste=rows.user)", '{**{"taste": rows.user}}'])

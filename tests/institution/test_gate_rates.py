@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 import pytest
 
 from fedrec.errors import Refused
-from fedrec.institution.gate import CALLS, LOGINS_FROM, MAX_CALL, PARALLEL, SMALL, STRANGERS, Buckets, Gate, Nonces
+from fedrec.institution.gate import (
+    CALLS,
+    LOGINS_FROM,
+    MAX_CALL,
+    OPEN,
+    PARALLEL,
+    PLAIN,
+    SMALL,
+    STRANGERS,
+    Buckets,
+    Gate,
+    Nonces,
+)
 
 
 def made(secret=b"s" * 32):
@@ -51,6 +65,22 @@ def test_an_address_tries_sixty_emails_and_no_more(gate):
     assert tries[: int(LOGINS_FROM[0])] == [""] * int(LOGINS_FROM[0])
     assert tries[-1] == "gate.rate"
     assert code_of(gate.login_allowed, "b@x.org", "10.0.0.2") == ""
+
+
+def test_plain_reads_of_an_address_are_limited_and_no_other_addresses(gate):
+    said = [code_of(gate.asked, "a") for _ in range(int(PLAIN[0]) + 50)]
+    assert said[: int(PLAIN[0])] == [""] * int(PLAIN[0])
+    assert (said[-1], code_of(gate.asked, "b")) == ("gate.rate", "")
+
+
+def test_places_of_calls_and_of_blobs_are_counted_apart(gate):
+    with ExitStack() as held:
+        for most in (PARALLEL, OPEN):
+            for _ in range(most):
+                held.enter_context(gate.place("k", most))
+            with pytest.raises(Refused, match=rf"gate\.rate: more than {most}"), gate.place("k", most):
+                pass
+    assert gate._busy == {}
 
 
 def test_an_accounts_calls_are_limited_and_no_other_accounts(gate):

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 import traceback
+from pathlib import Path
 
 import holes
 import numpy as np
@@ -17,7 +18,7 @@ from test_jail import processes_below, works
 
 from fedrec.errors import Refused
 from fedrec.exchange.wire import decode
-from fedrec.institution import endpoint
+from fedrec.institution import endpoint, footprint
 from fedrec.institution.decisions import Decisions
 from fedrec.institution.jail import Jail
 from fedrec.institution.jobs import Jobs
@@ -71,7 +72,9 @@ def test_own_code_does_not_get(wants, defence, site, jail, bare):
 def test_a_job_cannot_end_another_one(defence, site, jail, tmp_path):
     """At level 1 both have the same user and see each other; at level 2 the number means nothing there."""
     here = jail if defence else Jail(1)
-    here.wait_ready() if not defence else None
+    if not defence:
+        here.wait_ready()
+        here.level = 2  # it says so, and is not
     jobs, found = Jobs(site, here), {}
     slow = approved(site, own("import time\ntime.sleep(2)"))
     other = threading.Thread(target=lambda: found.update(train(site, jobs, slow, VECTOR)))
@@ -169,6 +172,89 @@ def test_a_loop_ends_with_the_jobs_time(defence, tmp_path, jail):
     assert (answer.get("code") == "jail.time") is defence, answer
     jobs.close()
     site.close()
+
+
+# Four processes that take 300 MB each, and one that waits for them.
+FILLS = """
+import os, stat, time
+for _ in range(4):
+    if not os.fork():
+        held = np.ones(300 * 10**6 // 8)
+        time.sleep(1.5)
+        os._exit(0)
+for fd in range(3, 64):
+    try:
+        if stat.S_ISSOCK(os.fstat(fd).st_mode):
+            line = fd
+    except OSError:
+        pass
+for _ in range(150):
+    os.write(line, b" ")  # keeps the site reading
+    time.sleep(0.01)
+for _ in range(4):
+    os.wait()
+"""
+
+
+@BOTH
+def test_processes_that_a_job_forks_share_its_memory_limit(defence, tmp_path, jail, monkeypatch):
+    """Each stays below RLIMIT_AS, which is all that a process has; the control does not add them up."""
+    site = make_site(tmp_path, "own_code = true\nminutes = 0.3\nmemory_mb = 600\n")
+    jobs = Jobs(site, jail)
+    if not defence:
+        monkeypatch.setattr(footprint, "taken", lambda *_: 0)
+    began = time.monotonic()
+    answer = train(site, jobs, approved(site, own(FILLS)), VECTOR)
+    assert answer.get("code") == ("jail.memory" if defence else None), answer
+    assert not defence or time.monotonic() - began < 10
+    assert not defence or answer["reason"] == "the job's processes took more than 600 MB"
+    until = time.monotonic() + 4
+    while processes_below(jail.pid) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert processes_below(jail.pid) == []
+    monkeypatch.undo()
+    works(site, jobs)
+    jobs.close()
+    site.close()
+
+
+def test_one_process_below_its_limit_and_forks_that_take_nothing_are_left_alone(tmp_path, jail):
+    """What they share with the warm parent and with one another counts once."""
+    site = make_site(tmp_path, "own_code = true\nminutes = 0.3\nmemory_mb = 600\n")
+    jobs = Jobs(site, jail)
+    code = FILLS.replace("        held = np.ones(300 * 10**6 // 8)\n", "").replace(
+        "import os", "held = np.ones(300 * 10**6 // 8)\nimport os"
+    )
+    answer = train(site, jobs, approved(site, own(code)), VECTOR)
+    assert answer["status"] == "done", answer
+    jobs.close()
+    site.close()
+
+
+def test_when_the_machine_has_no_memory_left_it_ends_a_job_first(site, jobs, jail):
+    row = approved(site, own("import time\ntime.sleep(1)"))
+    answer = jobs.start(row.key, row.fingerprint, task(sent(site, row, VECTOR)))
+    assert answer["status"] == "running"
+    worker = processes_below(jail.pid)[-1]
+    assert Path(f"/proc/{worker}/oom_score_adj").read_text() == "1000\n"
+    assert int(Path("/proc/self/oom_score_adj").read_text()) < 1000
+
+
+PRINTS = """
+import os, time
+for _ in range(20):
+    os.write(1, bytes(10**6))
+until = time.monotonic() + 2
+while os.fstat(1).st_size > 10**6 and time.monotonic() < until:
+    time.sleep(0.01)
+assert os.fstat(1).st_size == 10**6
+"""
+
+
+def test_what_a_job_prints_is_cut_while_it_runs(site, jobs):
+    """In the job's own eyes: 20 MB went into the log, and it is down to one before the job ends."""
+    answer = train(site, jobs, approved(site, own(PRINTS)), VECTOR)
+    assert answer["status"] == "done", answer
 
 
 LEAK = "return {'v': rows.item[:8].astype(np.float64)}, {}"

@@ -44,8 +44,9 @@ def any_level(request: pytest.FixtureRequest) -> Iterator[Jail]:
     made.close()
 
 
-def test_the_receipt_names_level_process_and_user_as_this_machine_knows_them(any_level, site):
+def test_the_receipt_names_level_process_and_user_as_this_machine_knows_them(any_level, tmp_path):
     """Also where own code runs as the root of its own user space: the kernel says who wrote the report."""
+    site = make_site(tmp_path, f"jail_level = {any_level.level}\n")
     jobs = Jobs(site, any_level)
     assert train(site, jobs, approved(site, recipe("popularity")))["status"] == "done"
     receipt = [event for event in audit.read(site.audit.path) if event["act"] == "train"][-1]["detail"]
@@ -53,6 +54,7 @@ def test_the_receipt_names_level_process_and_user_as_this_machine_knows_them(any
     assert (receipt["jail_level"], receipt["uid"]) == (any_level.level, user)
     assert receipt["pid"] > any_level.pid
     jobs.close()
+    site.close()
 
 
 def sockets() -> int:
@@ -117,12 +119,14 @@ def test_nothing_stays_on_disk_of_a_jail_that_was_killed(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-WALLS = "receipt or fork_bomb or (reaches_nothing and (key or port or environment)) or (breaks_nothing and root)"
+WALLS = "receipt or fork_bomb or share_its_memory or (reaches_nothing and (key or port or environment)) or (breaks_nothing and root)"
 
 
 def test_all_this_holds_when_an_ordinary_user_runs_the_site():
     """These tests again, with some of the attacks, as nobody; where the tests are not run by root, as who runs them."""
-    tests = [str(Path(__file__).with_name(name)) for name in ("test_jail.py", "test_jail_users.py")]
+    tests = [
+        str(Path(__file__).with_name(name)) for name in ("test_jail.py", "test_jail_attacks.py", "test_jail_users.py")
+    ]
     command = [sys.executable, "-B", "-m", "pytest", "-p", "no:cacheprovider", "-k", WALLS, *tests]
     with tempfile.TemporaryDirectory() as work:
         if os.geteuid() == 0:

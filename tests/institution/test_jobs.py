@@ -74,6 +74,20 @@ def test_control_another_nonce_is_another_training(site, jobs):
     assert train_code(site, jobs, row) == "permit.rounds"  # two runs of one round were asked for
 
 
+@pytest.mark.parametrize(("change", "code"), [({"number": 1}, None), ({"run": "s"}, None), ({}, "task.nonce")])
+def test_a_nonce_is_of_one_task_of_a_round(change, code, site, jobs):
+    """Another model under the nonce of a round that was trained is refused; another round or run has its own nonces."""
+    row = approved(site, own(rounds=2, runs=2))
+    nonce = "7" * 32
+    assert train(site, jobs, row, VECTOR, nonce=nonce)["status"] == "done"
+    raw = task(sent(site, row, {"v": np.ones(8, np.float32)}), nonce=nonce, **change)
+    if code:
+        assert refused(site, jobs, row, raw) == code
+        assert (site.ledger.used(row.id), events(site)[-1]) == ({"train": 1}, code)
+    else:
+        assert ended(site, jobs, row, raw)["status"] == "done"
+
+
 def train_code(site, jobs, row, **more):
     return refused(site, jobs, row, task(sent(site, row, START), **more))
 
@@ -191,7 +205,7 @@ def test_a_running_job_is_finished_once_after_a_restart(site, jail):
 def test_a_job_reserved_just_before_a_kill_is_done_after_the_restart(site, jail):
     row = approved(site, recipe())
     raw = Task.parse(task(sent(site, row, START)))
-    site.ledger.reserve(raw.key(row.id), row.id, raw, site.now(), site.keys.public)
+    site.ledger.reserve(raw.key(row.id), row.id, raw, site.now(), site.here)
     again = reopened(site)
     jobs = Jobs(again, jail)
     assert jobs.recover() == 1
@@ -203,7 +217,7 @@ def test_a_job_reserved_just_before_a_kill_is_done_after_the_restart(site, jail)
 def test_a_job_of_a_permit_revoked_before_the_restart_is_refused_and_its_model_deleted(site, jail):
     row = approved(site, recipe())
     raw = Task.parse(task(sent(site, row, START)))
-    site.ledger.reserve(raw.key(row.id), row.id, raw, site.now(), site.keys.public)
+    site.ledger.reserve(raw.key(row.id), row.id, raw, site.now(), site.here)
     site.ledger.decide(row.id, "revoked", OWNER.email, site.now(), "no")
     jobs = Jobs(site, jail)
     jobs.recover()

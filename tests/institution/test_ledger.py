@@ -18,15 +18,17 @@ from nacl.signing import SigningKey
 from small_site import SCIENTIST, recipe
 
 import fedrec
+from fedrec.config import Limits
 from fedrec.errors import Refused
 from fedrec.exchange.passport import sign
 from fedrec.exchange.plan import fingerprint
 from fedrec.institution.audit import AuditLog, Signer, read, verify
 from fedrec.institution.ledger import Ledger, RequestRow
-from fedrec.institution.permit import Task
+from fedrec.institution.permit import Here, Task
 
 SITE = SigningKey(b"site".ljust(32, b"."))
 PUBLIC = SITE.verify_key.encode().hex()
+HERE = Here("a", PUBLIC, "c", Limits(train=10**6))
 NOW = "2026-05-17T12:00:00Z"
 PLAN = recipe(rounds=5, runs=4)  # 20 train tasks
 
@@ -38,6 +40,11 @@ def log_in(folder):
 def permit(train=20):
     facts = {
         "id": "p",
+        "request": "r" * 32,
+        "site": "a",
+        "scientist_key": SCIENTIST.key,
+        "consortium": "c",
+        "approved_at": "2026-05-01T00:00:00Z",
         "fingerprint": fingerprint(PLAN.text()),
         "fedrec": fedrec.__version__,
         "not_before": "2026-01-01T00:00:00Z",
@@ -83,7 +90,7 @@ def task(number):
 
 
 def reserve(ledger, number):
-    return ledger.reserve(task(number).key("r" * 32), "r" * 32, task(number), NOW, PUBLIC)
+    return ledger.reserve(task(number).key("r" * 32), "r" * 32, task(number), NOW, HERE)
 
 
 def test_eight_threads_never_reserve_more_than_the_permit_has(tmp_path):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
+from dataclasses import replace
 
 import pytest
-from test_ledger import NOW, live, permit, reserve, row
+from test_ledger import HERE, NOW, live, permit, reserve, row, task
 
 from fedrec.errors import Refused
 from fedrec.institution.ledger import Ledger
@@ -136,3 +137,23 @@ def test_a_file_that_another_process_keeps_is_refused_in_time_and_reads_go_on_me
     assert ledger.used("r" * 32) == {}
     other.execute("COMMIT")
     assert reserve(ledger, 1) is None
+
+
+def test_a_permit_does_not_live_while_its_account_is_disabled(tmp_path):
+    ledger = live(tmp_path / "l")
+    ledger.add_account(row().scientist, row().key, "scientist", NOW)
+    assert reserve(ledger, 1) is None
+    ledger.disable_account(row().scientist)
+    with pytest.raises(Refused, match=r"permit\.account"):
+        reserve(ledger, 2)
+    ledger.add_account(row().scientist, row().key, "scientist", NOW)
+    assert reserve(ledger, 2) is None
+
+
+def test_a_nonce_with_another_model_reserves_nothing(tmp_path):
+    ledger = live(tmp_path / "l")
+    reserve(ledger, 1)
+    other = replace(task(1), base="b" * 64)
+    with pytest.raises(Refused, match=r"task\.nonce"):
+        ledger.reserve(other.key("r" * 32), "r" * 32, other, NOW, HERE)
+    assert ledger.used("r" * 32) == {"train": 1}

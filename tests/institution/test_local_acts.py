@@ -7,13 +7,14 @@ import threading
 
 import pytest
 from click.testing import CliRunner
-from small_site import START, approved, ended, make_site, recipe, sent, submitted, task, train
+from small_site import START, Idle, approved, ended, make_site, recipe, sent, submitted, task, train
 
 from fedrec.cli.main import cli
 from fedrec.errors import DataError, Refused, WrongInput
 from fedrec.institution import local, policy
 from fedrec.institution.audit import read, verify
 from fedrec.institution.commands import Commands
+from fedrec.institution.jobs import Jobs
 from fedrec.institution.local import local_act, log_of, take_in
 
 
@@ -75,7 +76,7 @@ def test_two_commands_take_turns_and_one_that_is_never_let_in_says_so(closed, mo
 
 
 def test_a_running_site_writes_acts_of_the_machine_and_no_others(site):
-    commands = Commands(site, None, {})
+    commands = Commands(site, None, Jobs(site, Idle()), {})
     begun = commands._do({"op": "act", "act": "view", "thing": "p", "outcome": "intent", "request": "r"})
     done = {"op": "act", "act": "view", "thing": "p", "outcome": "done", "of": begun["number"], "detail": {"n": 1}}
     commands._do(done)

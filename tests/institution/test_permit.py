@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import random
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from nacl.signing import SigningKey
 
 import fedrec
+from fedrec.config import Limits
 from fedrec.errors import Refused
 from fedrec.exchange.passport import sign
 from fedrec.exchange.plan import PlanText, Tensor
-from fedrec.institution.permit import Task, check, make, reservable, stamp
+from fedrec.institution.ledger import RequestRow
+from fedrec.institution.permit import Here, Task, check, make, reservable, stamp
 
 KEY, OTHER = SigningKey(b"1" * 32), SigningKey(b"2" * 32)
 PUBLIC = KEY.verify_key.encode().hex()
 NOW = datetime(2026, 5, 17, 12, 30, tzinfo=UTC)
-CAPS = {"train": 500, "evaluate": 100, "days": 90}
+CAPS = Limits()
+HERE = Here("a", PUBLIC, "c", CAPS)
 FINGER, OTHER_FINGER = "ab" * 32, "cd" * 32
 
 
@@ -48,14 +53,24 @@ def task(kind="train", number=0, protocol="p1", run="run"):
     return Task(kind, run, number, protocol, "ef" * 32, "0" * 32)
 
 
-def answered(permit, decision, moment, wanted, used, run):
+def row(permit, decision="approved"):
+    state = "none" if permit is None else "live"
+    return RequestRow(
+        "r", "code", FINGER, "x", "s@x.org", "5" * 64, "", stamp(NOW), decision, "", "", "", json.dumps(permit), state
+    )
+
+
+def answered(permit, decision, moment, wanted, used, run, caps=CAPS):
     """The code of the package, or "" when the task may run."""
     try:
-        live = check(permit, decision, FINGER, "", stamp(moment), PUBLIC)
-        reservable(live, wanted, used, run)
+        live = check(row(permit, decision), stamp(moment), replace(HERE, caps=caps))
+        reservable(live, wanted, used, run, caps)
     except Refused as refusal:
         return refusal.code
     return ""
+
+
+BOUND = {"request": "r", "scientist_key": "5" * 64, "site": "a", "consortium": "c"}
 
 
 def oracle(facts, decision, moment, wanted, used, run):
@@ -72,6 +87,8 @@ def oracle(facts, decision, moment, wanted, used, run):
         return {"permit.signature"}
     if facts["finger"] != FINGER:
         no.add("permit.fingerprint")
+    if facts["bound"] != BOUND:
+        no.add("permit.other")
     if facts["version"] != fedrec.__version__:
         no.add("permit.version")
     if moment < facts["from"]:
@@ -108,18 +125,21 @@ def random_case(draw):
     limits = {"rounds": limit, "until": until and until.isoformat(), "hours": f"{hours[0]}-{hours[1]}"}
     finger, version = draw.choice([FINGER] * 19 + [OTHER_FINGER]), draw.choice([fedrec.__version__] * 19 + ["0.0.9"])
     signed = draw.random() < 0.95
-    permit = {**made(asks, fingerprint=finger, now=min(begin, NOW), **limits), "fedrec": version}
-    ends = min(begin, NOW) + timedelta(days=days)
+    bound = {name: draw.choice([value] * 49 + ["other"]) for name, value in BOUND.items()}
+    permit = {**made(asks, fingerprint=finger, now=min(begin, NOW), **limits), "fedrec": version, **bound}
+    caps = draw.choice([CAPS] * 6 + [Limits(train=2), Limits(evaluate=1), Limits(evaluate=0), Limits(days=1)])
+    ends = min(begin, NOW) + timedelta(days=min(days, caps.days))
     facts = {
         "signed": signed,
         "finger": finger,
         "version": version,
+        "bound": bound,
         "hours": hours,
         "from": min(begin, NOW),
         "until": min(ends, until) if until else ends,
         "counts": {
-            "train": min(12, limit or 12),
-            "evaluate": 8 if asks["evaluate"] else 0,
+            "train": min(12, limit or 12, caps.train),
+            "evaluate": min(8, caps.evaluate) if asks["evaluate"] else 0,
             "publish": 2 if asks["publish"] else 0,
         },
     }
@@ -147,39 +167,40 @@ def random_case(draw):
         wanted,
         used,
         done,
+        caps,
     )
 
 
 def test_the_package_and_the_oracle_agree_on_10000_random_pairs():
     draw, counts = random.Random(1), {}
     for number in range(10_000):
-        permit, facts, decision, moment, wanted, used, done = random_case(draw)
-        said = answered(permit, decision, moment, wanted, used, done)
+        permit, facts, decision, moment, wanted, used, done, caps = random_case(draw)
+        said = answered(permit, decision, moment, wanted, used, done, caps)
         may = oracle(facts, decision, moment, wanted, used, done)
-        assert said in may, (number, said, may, permit, decision, moment, wanted, used, done)
+        assert said in may, (number, said, may, permit, decision, moment, wanted, used, done, caps)
         counts[said] = counts.get(said, 0) + 1
-    assert len(counts) == 14  # thirteen codes, and "" for what may run
+    assert len(counts) == 15  # fourteen codes, and "" for what may run
     assert counts[""] > 50
 
 
 def test_control_a_permit_that_runs_stops_with_any_single_change():
     good = sign(made(), KEY)
     noon = stamp(NOW)
-    assert check(good, "approved", FINGER, "", noon, PUBLIC) is good
+    assert check(row(good), noon, HERE) == good
     for name in good:
         changed = {**good, name: "x"}
         with pytest.raises(Refused, match=r"permit\.signature"):
-            check(changed, "approved", FINGER, "", noon, PUBLIC)
+            check(row(changed), noon, HERE)
         with pytest.raises(Refused, match=r"permit\.signature"):
-            check({key: value for key, value in good.items() if key != name}, "approved", FINGER, "", noon, PUBLIC)
+            check(row({key: value for key, value in good.items() if key != name}), noon, HERE)
 
 
 def test_the_counts_are_the_plans_cut_to_the_caps_and_the_owners_limit():
     assert made()["tasks"] == {"train": 12, "evaluate": 8, "publish": 2}  # 3 rounds, 2 runs, 2 protocols
     assert made(rounds=5)["tasks"]["train"] == 5
     assert made(rounds=50)["tasks"]["train"] == 12
-    assert made(caps={"train": 4, "evaluate": 3, "days": 7})["tasks"] == {"train": 4, "evaluate": 3, "publish": 2}
-    assert made(caps={"train": 4, "evaluate": 3, "days": 7})["not_after"] == "2026-05-24T12:30:00Z"
+    assert made(caps=Limits(train=4, evaluate=3, days=7))["tasks"] == {"train": 4, "evaluate": 3, "publish": 2}
+    assert made(caps=Limits(train=4, evaluate=3, days=7))["not_after"] == "2026-05-24T12:30:00Z"
     assert made({"evaluate": False, "publish": False})["tasks"] == {"train": 12, "evaluate": 0, "publish": 0}
     assert made(until="2026-05-18T10:00:00+02:00")["not_after"] == "2026-05-18T08:00:00Z"
     assert made(until="2026-05-18")["not_after"] == "2026-05-18T00:00:00Z"

@@ -36,6 +36,7 @@ from fedrec.exchange.plan import PlanText, fingerprint
 from fedrec.institution.decisions import Decisions
 from fedrec.institution.facts import AMBER, RED, facts_of
 from fedrec.institution.jobs import Jobs
+from fedrec.institution.ledger import Account
 from fedrec.institution.permit import Task
 
 HONEST = own()
@@ -241,6 +242,23 @@ def test_a_permit_of_another_plan_or_of_another_scientist(site, jobs):
     site.ledger.permit_pending(other.id, mine.signed_permit)
     site.ledger.decide(other.id, "approved", OWNER.email, site.now(), "")
     assert code_of(jobs.start, other.key, other.fingerprint, raw) == "permit.fingerprint"
+
+
+@pytest.mark.parametrize("copied", [True, False])
+def test_a_signed_permit_in_the_row_of_another_scientist(copied, site, jobs):
+    """Same plan, same site, a good signature, and another person; the control is a permit of his own."""
+    plan, eve = recipe("popularity"), Account("eve@lab.example", "ee" * 32, "scientist", True)
+    mine, hers = approved(site, plan), submitted(site, plan, eve)
+    if copied:
+        site.ledger.permit_pending(hers.id, mine.signed_permit)
+        site.ledger.decide(hers.id, "approved", OWNER.email, site.now(), "")
+    else:
+        Decisions(site, jobs).approve(OWNER, hers.id, {}, lambda: True)
+    raw = task(sent(site, hers, START))
+    if copied:
+        assert code_of(jobs.start, hers.key, hers.fingerprint, raw) == "permit.other"
+    else:
+        assert jobs.start(hers.key, hers.fingerprint, raw)["status"] in ("done", "running")
 
 
 def test_the_same_permit_in_two_runs_at_once(site, jobs):

@@ -1,4 +1,4 @@
-"""Revoke and pause at random instants of a job, of an update on its way out, and of a model on its way in.
+"""Revoke, pause and a disabled account at random instants of a job, of an update on its way out, and of a model on its way in.
 
 `python benchmarks/revokes.py` does fifty of each; here are fewer.
 """
@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvicorn
@@ -24,7 +25,8 @@ from test_jail import processes_below
 from fedrec.errors import Refused
 from fedrec.exchange import signing
 from fedrec.exchange.wire import sha256
-from fedrec.institution import app, serve
+from fedrec.institution import app, doors, serve
+from fedrec.institution.commands import Commands
 from fedrec.institution.decisions import Decisions
 from fedrec.institution.jail import Jail
 from fedrec.institution.jobs import Jobs
@@ -34,7 +36,8 @@ from fedrec.institution.site import Site
 TIMES = 8
 SIZE = 4_000_000
 ON_ITS_WAY = (320 + 128) * 1024  # five seconds at 64 kB/s in buffers of the site; and what this reader has
-HOWS = ("revoke", "pause")
+HOWS = ("revoke", "pause", "disable")
+CODES = {"revoke": "permit.revoked", "pause": "permit.paused", "disable": "permit.account"}
 LIMITS = "own_code = true\nmegabytes = 8\nminutes = 0.2\nmemory_mb = 1024\n"
 BUSY = "import time\nbegan = time.monotonic()\nwhile time.monotonic() < began + 0.4:\n    pass"
 
@@ -50,20 +53,27 @@ def served(folder: Path, jail: Jail) -> Iterator[tuple[Site, Jobs, int]]:
     """The site's own application behind a real socket; PySyft's routes are not called here."""
     site = make_site(folder, LIMITS)
     site.ledger.add_account(SCIENTIST.email, SCIENTIST.key, "scientist", site.now())
-    jobs, listening = Jobs(site, jail), serve._bind("127.0.0.1", 0)
-    server = uvicorn.Server(
-        uvicorn.Config(app.build(site, None, jobs), loop="asyncio", log_level="critical", log_config=None)
-    )  # type: ignore[arg-type]  # not uvloop: its policy would stay in this process
+    jobs = Jobs(site, jail)
+    with running_at(app.build(site, None, jobs)) as port:
+        yield site, jobs, port
+    jobs.close()
+    site.close()
+
+
+@contextlib.contextmanager
+def running_at(application: Any, **more: Any) -> Iterator[int]:
+    """The port at which an application is served as a site serves it."""
+    listening = serve._bind("127.0.0.1", 0)
+    # not uvloop: its policy would stay in this process
+    server = uvicorn.Server(doors.config_of(application, False, loop="asyncio", log_level="critical", **more))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     while not server.started:
         time.sleep(0.01)
-    yield site, jobs, listening.getsockname()[1]
+    yield listening.getsockname()[1]
     server.should_exit = True
     thread.join()
     listening.close()
-    jobs.close()
-    site.close()
 
 
 def decide(how: str, site: Site, jobs: Jobs, row: RequestRow) -> None:
@@ -72,11 +82,15 @@ def decide(how: str, site: Site, jobs: Jobs, row: RequestRow) -> None:
         decisions.undo(OWNER, row.id, "no more", lambda: True)
     elif how == "pause":
         decisions.pause("operator", "operator", "stop")
+    elif how == "disable":
+        Commands(site, None, jobs, {})._do({"op": "users.disable", "email": SCIENTIST.email})
 
 
 def undecide(how: str, site: Site, jobs: Jobs) -> None:
     if how == "pause":
         Decisions(site, jobs).resume("operator", "operator")
+    elif how == "disable":
+        site.ledger.add_account(SCIENTIST.email, SCIENTIST.key, "scientist", site.now())
 
 
 def in_compute(place: tuple[Site, Jobs, int], jail: Jail, how: str, offset: float) -> float:
@@ -88,7 +102,7 @@ def in_compute(place: tuple[Site, Jobs, int], jail: Jail, how: str, offset: floa
     caller.start()
     time.sleep(offset)
     decide(how, site, jobs, row)
-    began, code = time.monotonic(), f"permit.{how}d"
+    began, code = time.monotonic(), CODES[how]
     while processes_below(jail.pid):
         assert time.monotonic() - began < 5
         time.sleep(0.005)
@@ -99,7 +113,8 @@ def in_compute(place: tuple[Site, Jobs, int], jail: Jail, how: str, offset: floa
             jobs.answer(found["key"])
     else:
         assert found["code"] in (code, "task.base"), found
-    if how == "revoke":
+    if how != "pause":
+        assert site.ledger.running(row.id) == []
         assert list((site.state / "blobs").rglob(f"{row.id}/*")) == []
     undecide(how, site, jobs)
     Decisions(site, jobs).undo(OWNER, row.id, "clean", lambda: True)
@@ -190,4 +205,4 @@ def test_an_update_on_its_way_out_is_cut_off(how, place):
 def test_a_model_on_its_way_in_is_not_kept(how, place):
     draw = random.Random(3)
     said = {inwards(place, how, draw.randrange(SIZE)) for _ in range(TIMES)}
-    assert said == ({"kept"} if how == "nothing" else {f"permit.{how}d"})
+    assert said == ({"kept"} if how == "nothing" else {CODES[how]})

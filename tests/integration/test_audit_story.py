@@ -40,7 +40,7 @@ def packs(run, sites, tmp_path_factory):
 def test_every_act_of_the_run_has_its_event_and_every_event_its_act(run, sites):
     for site in sites.all.values():
         done = command("audit", "reconcile", site.folder, "--json", "-")
-        assert (done.returncode, json.loads(done.stdout)) == (0, {"findings": []}), site.name
+        assert (done.returncode, json.loads(done.stdout)["findings"]) == (0, []), site.name
 
 
 def test_control_a_ledger_that_lost_a_task_is_found(run, aurora, tmp_path):

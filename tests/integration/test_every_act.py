@@ -167,6 +167,11 @@ ACTS: dict[str, Act] = {
         lambda s: s.command("requests", "show", s.site.folder, s.kept["denied"]),
         [("site", "view", "*", "done")],
     ),
+    "list by command": (
+        lambda s: s.command("requests", "list", s.site.folder),
+        [("site", "view", "requests", "done")],
+    ),
+    "quality": (lambda s: s.command("site", "report", s.site.folder), [("site", "view", "report", "done")]),
     "denial": (Story.denied, [(OWNER, "deny", "*", "done")]),
     "permit": (Story.approved, [(SCIENTIST, "submit", "*", "done"), (OWNER, "approve", "*", "done")]),
     "round": (
@@ -199,6 +204,14 @@ ACTS: dict[str, Act] = {
         lambda s: s.command("audit", "pack", s.site.folder, "--run", "run", "--request", s.kept["plan"].id,
                             "--out", s.site.folder.parent / "p.zip"),
         [("site", "export", "log", "done")],
+    ),
+    "pack over the network": (
+        lambda s: s.owner.pack("run", s.kept["plan"].id),
+        [(OWNER, "export", "log", "done")],
+    ),
+    "replay": (
+        lambda s: s.command("audit", "replay", s.site.folder, "--run", "run", "--round", "0"),
+        [("site", "replay", "run", "done")],
     ),
     "pause": (Story.cleared, [(OWNER, "pause", "solo", "done"), (OWNER, "resume", "solo", "done")]),
     "revocation": (Story.revoked, [(OWNER, "revoke", "*", "done")]),
@@ -245,8 +258,10 @@ def test_the_act_is_an_intent_and_an_outcome(name, told):
         ends = [event for event in mine if event["outcome"] == outcome and thing in ("*", event["object"])]
         assert ends, (actor, act, outcome, [(event["act"], event["object"], event["outcome"]) for event in seen])
         for end in ends:
-            (intent,) = [event for event in mine if event["seq"] == end["of"]]
-            assert (intent["outcome"], intent["object"], intent["seq"] < end["seq"]) == ("intent", end["object"], True)
+            (intent,) = [event for event in seen if event["seq"] == end["of"]]
+            assert (intent["outcome"], intent["seq"] < end["seq"]) == ("intent", True)
+            who = ("anonymous", OWNER) if name == "login" else (end["actor"], end["object"])  # before the password told
+            assert (intent["actor"], intent["object"]) == who
 
 
 def of(told: Story, name: str, act: str) -> dict[str, Any]:
@@ -265,6 +280,13 @@ def test_what_the_events_say_beyond_that_something_was_done(told):
     assert (round_["request"], round_["permit"], round_["run"], round_["round"]) == (
         plan.id, approval["permit"], "run", 0,
     )  # fmt: skip
+    for act in ("fetch", "pack", "replay"):
+        assert of(told, act, "export" if act == "pack" else act)["run"] == "run"
+    fetch, sent = of(told, "fetch", "fetch"), of(told, "model sent and evaluated", "send")
+    assert [fetch[name] for name in ("purpose", "request", "permit", "run", "round")] == [
+        round_[name] for name in ("purpose", "request", "permit", "run", "round")
+    ]
+    assert (fetch["detail"]["bytes"], sent["permit"]) == (round_["detail"]["bytes"], approval["permit"])
     detail = round_["detail"]
     assert (detail["sha256"], detail["guard"]) == (told.kept["passport"]["sha256"], "passed")
     assert {type(detail[name]) for name in ("ms", "bytes", "rows", "users")} == {int}

@@ -64,6 +64,15 @@ def test_an_auditor_reads_the_whole_log_and_checks_its_chain_without_the_folder(
             call()
 
 
+def test_an_auditor_takes_a_runs_pack_over_the_network_and_a_scientist_cannot(staffed, tmp_path):
+    file = tmp_path / "p.zip"
+    words = ["audit", "pack", staffed.url, "--run", "nothing", "--out", file]
+    done = command(*words, FEDREC_USER=AUDITOR, FEDREC_PASSWORD=ADA_PASSWORD)
+    assert (done.returncode, "pack.run" in done.stderr, file.exists()) == (3, True, False)
+    done = command(*words, FEDREC_USER=real_sites.BOB, FEDREC_PASSWORD=real_sites.BOB_PASSWORD)
+    assert (done.returncode, "gate.role" in done.stderr) == (3, True)
+
+
 def test_an_auditor_copies_the_log_over_the_network_and_a_second_time_only_what_is_new(staffed, tmp_path):
     file, account = tmp_path / "log.jsonl", {"FEDREC_USER": AUDITOR, "FEDREC_PASSWORD": ADA_PASSWORD}
 

@@ -14,7 +14,7 @@ COULD = {
     "owner": ("cards", "mock", "every request", "the data set's handle", "what jobs print"),
     "reviewer": ("cards", "mock", "every request", "what jobs print"),
     "scientist": ("cards", "mock", "own requests", "answers and updates of own plans under a live permit"),
-    "auditor": ("cards", "mock", "the audit log"),
+    "auditor": ("cards", "mock", "the audit log", "packs of runs"),
     "operator": ("cards",),
 }
 MACHINE = ("site", "operator")  # actors at the institution's own machine, where no account is asked
@@ -61,7 +61,8 @@ class _Walk:
             return
         if act == "head":
             self.rows.append({"at": at, "by": event["actor"], "version": event["object"], **event["detail"]})
-        if act in ("train", "evaluate", "fetch") and outcome == "done":
+        left = act == "fetch" and event["detail"].get("bytes")  # also a part of an update
+        if left or (act in ("train", "evaluate", "fetch") and outcome == "done"):
             sent = event["object"] if act == "fetch" else event["detail"].get("sha256", "")
             ids = {key: event[key] for key in ("run", "round", "request", "permit")}
             self.released.append({"at": at, "to": event["actor"], "act": act, "sha256": sent, **ids,
@@ -145,5 +146,5 @@ def text_of(found: Mapping[str, Any]) -> str:
     for one in found["released"]:
         kind = {"train": "update ready for", "evaluate": "sums answered to", "fetch": "update fetched by"}[one["act"]]
         where = f"{one['run']} round {one['round']}" if one["run"] else f"request {one['request'][:8]}"
-        lines.append(f"  {one['at'][:19]}Z {kind} {one['to']}: {one['sha256'][:16]} ({where})")
+        lines.append(f"  {one['at'][:19]}Z {kind} {one['to']}: {one['sha256'][:16]}, {one['bytes']} bytes ({where})")
     return "\n".join(lines)

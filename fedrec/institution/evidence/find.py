@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,6 +16,7 @@ from fedrec.institution.texts import Told
 from fedrec.institution.verify import lines
 
 Event = dict[str, Any]
+_TEXTS = tuple("at actor role purpose act object outcome request permit run hash".split())
 LOOK_S = 0.3  # how often `follow` looks for new events
 
 
@@ -42,7 +44,7 @@ class Wanted:
         return (
             (not self.who or self.who in (event["actor"], event["role"]))
             and (not self.act or _named(event["act"], self.act))
-            and (not self.request or self.request_of(event).startswith(self.request))
+            and (not self.request or self.request_of(event).startswith(self.request) or self._seen(event))
             and (not self.run or event["run"] == self.run)
             and (not self.outcome or _came_out(event["outcome"], self.outcome))
             and (not self.since or event["at"] >= self.since)
@@ -53,6 +55,11 @@ class Wanted:
     def request_of(event: Mapping[str, Any]) -> str:
         """The request that an event is about; a submission names it once PySyft has taken it."""
         return str(event["request"] or event["detail"].get("request", ""))
+
+    def _seen(self, event: Mapping[str, Any]) -> bool:
+        """Whether a look at many requests (`acts.seen`) showed this one."""
+        ids = str(event["detail"].get("ids", "")).split()
+        return any(one.startswith(self.request[: len(one)]) for one in ids)
 
     @property
     def everything(self) -> bool:
@@ -106,31 +113,49 @@ def events_of(place: Path, wanted: Wanted | None = None) -> Iterator[Event]:
     """
     told = Told(place)
     for path in files_of(place):
-        try:
+        with readable(path):
             for line in lines(path):
-                event = json.loads(told.line(line)) if line.endswith(b"\n") else None  # None: on its way to the disk
-                if event is not None and event["seq"] >= 0 and (wanted is None or event in wanted):
+                event = event_of(told.line(line)) if line.endswith(b"\n") else None  # None: on its way to the disk
+                if event is not None and (wanted is None or event in wanted):
                     yield event
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            raise WrongInput(f"{path}: holds a line that is no event; see fedrec audit verify") from None
+
+
+def event_of(line: bytes) -> Event:
+    """A line as an event that can be shown. Raises: what `readable` is for."""
+    event: Event = json.loads(line)
+    texts = all(isinstance(event[name], str) for name in _TEXTS)
+    if not (texts and isinstance(event["seq"], int) and isinstance(event["detail"], dict)):
+        raise ValueError("a value of the event is of another type")
+    return event
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Reads of events below: what they raise on a line that is no event becomes WrongInput."""
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        raise WrongInput(f"{path}: holds a line that is no event; see fedrec audit verify") from None
 
 
 def follow(
     place: Path, wanted: Wanted, more: Callable[[], bool] = lambda: True, look: float = LOOK_S
 ) -> Iterator[Event]:
-    """The wanted events so far, and then each new one as it is written, over all rotations, until `more` says no."""
+    """The wanted events so far, and then each new one as it is written, over all rotations, until `more` says no.
+
+    Raises:
+        WrongInput: as `events_of`.
+    """
     number, offset, told = 0, 0, Told(place)
     while True:
         files = files_of(place)
-        path = files[number]
-        with path.open("rb") as file:
+        with readable(path := files[min(number, len(files) - 1)]), path.open("rb") as file:
             file.seek(offset)
             for line in file:
                 if not line.endswith(b"\n"):
                     break  # on its way to the disk
                 offset += len(line)
-                event = json.loads(told.line(line))
-                if event in wanted:
+                if (event := event_of(told.line(line))) in wanted:
                     yield event
         if number + 1 < len(files):  # a segment that has a follower is complete
             number, offset = number + 1, 0

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from fedrec.errors import WrongInput
-from fedrec.institution.evidence.find import Event, Wanted, events_of, files_of
+from fedrec.institution.evidence.find import Event, Wanted, event_of, events_of, files_of, readable
 from fedrec.institution.texts import Texts, Told
 
 _FIELDS = ("at", "actor", "role", "act", "outcome", "run", "hash")
@@ -106,6 +106,9 @@ def search(place: Path, wanted: Wanted, say: Callable[[str], object]) -> Iterato
 
     Args:
         say: told why an index is not used.
+
+    Raises:
+        WrongInput: as `events_of`.
     """
     if wanted.everything or not place.is_dir() or not place_of(place).exists():
         yield from events_of(place, wanted)
@@ -123,15 +126,17 @@ def search(place: Path, wanted: Wanted, say: Callable[[str], object]) -> Iterato
                 f"SELECT file, place, length FROM events WHERE {where} ORDER BY number", values
             ):
                 handles[which].seek(start)
-                event = json.loads(told.line(handles[which].read(length)))
-                if event in wanted:
-                    yield event
+                with readable(files[which]):
+                    event = event_of(told.line(handles[which].read(length)))
+                    if event in wanted:
+                        yield event
             done = [int(one[1]) for one in _said(place)["files"]]
             for which, handle in enumerate(handles):  # what came after the index was made
                 handle.seek(done[which] if which < len(done) else 0)
-                for line in handle:
-                    if line.endswith(b"\n") and (event := json.loads(told.line(line))) in wanted:
-                        yield event
+                with readable(files[which]):
+                    for line in handle:
+                        if line.endswith(b"\n") and (event := event_of(told.line(line))) in wanted:
+                            yield event
         finally:
             for handle in handles:
                 handle.close()
@@ -147,9 +152,12 @@ def _where(wanted: Wanted, who: str) -> tuple[str, list[str]]:
     if wanted.who:
         parts.append("(actor IN (?, ?) OR role = ?)")
         values += [wanted.who, who, wanted.who]
-    for name, value in (("act", wanted.act.removesuffix("*")), ("request", wanted.request)):
+    for name, value, more in (
+        ("act", wanted.act.removesuffix("*"), ""),
+        ("request", wanted.request, " OR act = 'view'"),  # which names the requests that were seen in its detail
+    ):
         if value:
-            parts.append(f"{name} >= ? AND {name} < ?")
+            parts.append(f"({name} >= ? AND {name} < ?{more})")
             values += [value, value + "\U0010ffff"]
     if wanted.run:
         parts.append("run = ?")

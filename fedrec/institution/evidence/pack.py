@@ -42,10 +42,23 @@ from fedrec.institution.texts import by_name
 
 FORMAT = "fedrec-pack-v1"
 ABOUT = ("start", "stop", "pause", "resume", "repair", "witness")  # of the site, while the run was on
+WITH_LOG = """verify.py needs Python alone and checks the folder log and NOTHING ELSE: that no event was changed, moved
+or taken out of it, the signatures of its checkpoints and the texts beside it. It does not look at permit.json,
+plan.toml, diff.txt, policy.json, receipts.json, run.json, events.jsonl or proofs.json.
+
+    python verify.py log --key HEX        HEX = the site's key, from a consortium.toml that you trust
+"""
+ALONE = """This pack is of the run alone: it has no log, so verify.py has nothing to check here. The run's own events
+are in events.jsonl, with their way to the root that the site signed in proofs.json; fedrec follows it.
+"""
 README = """Evidence of one institution about one run of fedrec.
 
-    python verify.py log [--key HEX]      checks the log; HEX = the site's key in consortium.toml
-    fedrec audit verify PACK.zip          checks everything in the pack
+{about}
+fedrec checks more, without the site: every file against the manifest that the site signed; each event of the run
+against the site's signed root, and against the log where there is one; permit, plan, policy and receipts against
+what the events say.
+
+    fedrec audit verify PACK.zip --consortium FILE
     fedrec audit timeline PACK.zip...     merges the packs of several institutions
 
 Take verify.py from a place that you trust if you do not trust who gave you this pack.
@@ -86,7 +99,7 @@ def pack(folder: Path, run: str, request: str = "", alone: bool = False) -> byte
     diff = ["the first plan of its family"] if before is None else text_of_diff(two_columns(before.plan, row.plan))
     members = {"hash": consortium.hash, "members": {member.name: member.key for member in consortium.member}}
     files = {
-        "README.txt": README.encode(),
+        "README.txt": README.format(about=ALONE if alone else WITH_LOG).encode(),
         "verify.py": Path(verifier.__file__).read_bytes(),
         "events.jsonl": b"".join(canonical(event) + b"\n" for event in found.events),
         "proofs.json": _json(_proofs(found)),

@@ -1,7 +1,8 @@
 """The log against what the site has: ledger, PySyft's store, released updates, models. Reads only.
 
 An act that the log does not have, or an event whose act is nowhere, is a finding. An intent without outcome
-stands for either: the site was killed in the middle of it, and the log says so at the next start.
+stands for either until the next start, which says what became of it; what it cannot say is one finding, and from then
+on the act counts as not done.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
@@ -23,6 +23,7 @@ from fedrec.institution.outgoing import numbers_sha256
 from fedrec.institution.texts import erased
 
 TASKS = ("train", "evaluate", "publish")
+SEEN = frozenset({"fetch", "head", "view", "export", "recommend"})  # leave nothing that could be compared
 ROOT = "root@fedrec.org"  # PySyft's own account, which nobody can log in to
 NEVER = ("JobItem", "QueueItem", "Project")  # PySyft's own paths past a site's jobs: the gate lets nobody use them
 
@@ -32,8 +33,8 @@ class Finding:
     """Something that stands in one place only, or otherwise than in the log.
 
     Args:
-        kind: "act without event", "event without act" or "differs".
-        where: accounts, requests, decisions, permits, tasks, pause, pysyft, updates or models.
+        kind: "act without event", "event without act", "differs", or "unknown": nobody can say whether it was done.
+        where: accounts, requests, decisions, permits, tasks, pause, pysyft, updates, models or acts.
     """
 
     kind: str
@@ -49,8 +50,11 @@ class _Logged:
     """What the log says of how things stand."""
 
     accounts: dict[str, tuple[str, bool]] = field(default_factory=dict)
-    open: Counter[tuple[str, str, str]] = field(default_factory=Counter)  # (act, object, request) begun, not ended
-    intents: dict[int, tuple[str, str, str]] = field(default_factory=dict)  # by the intent's number
+    intents: dict[int, Event] = field(default_factory=dict)  # open ones, by number
+    ended: set[tuple[Any, ...]] = field(default_factory=set)  # tasks whose answer a crash kept, and not their outcome
+    carried: set[tuple[str, str]] = field(default_factory=set)  # (run, institution) with a checkpoint
+    findings: list[Finding] = field(default_factory=list)
+    unproved: list[str] = field(default_factory=list)
     submitted: set[tuple[str, str]] = field(default_factory=set)  # (scientist, plan)
     decision: dict[str, str] = field(default_factory=dict)  # by request
     reason: dict[str, str] = field(default_factory=dict)  # by request: SHA-256 of the last decision's
@@ -61,19 +65,43 @@ class _Logged:
     served: str = ""
 
     def take(self, event: Event) -> None:
-        act, outcome, thing, request = event["act"], event["outcome"], event["object"], event["request"]
+        act, outcome = event["act"], event["outcome"]
         if act == "start":  # says what became of what a crash left open
             for name, state in event["detail"].items():
-                if name.startswith("open_") and state in ("not-done", "again"):
-                    self.open[self.intents[int(name[5:])]] -= 1
-        if outcome == "intent":
-            self.open[act, thing, request] += 1
-            self.intents[event["seq"]] = act, thing, request
+                if name.startswith("open_") and (begun := self.intents.pop(int(name[5:]), None)):
+                    self._close(begun, str(state))
+        elif act == "witness":
+            self._witness(event)
+        elif outcome == "intent":
+            self.intents[event["seq"]] = event
             if act in TASKS:
                 self.begun.add(_task_key(event))
-            return
-        self.open[act, thing, request] -= 1
-        self.intents.pop(event["of"], None)
+        else:
+            self.intents.pop(event["of"], None)
+            self._ended(event)
+
+    def _close(self, begun: Event, state: str) -> None:
+        """Take an act that a crash left open as the next start says."""
+        if state == "done":
+            self._ended({**begun, "outcome": "done"})
+        elif state == "ended":
+            self.ended.add(_task_key(begun))
+        elif state == "unknown" and begun["act"] not in SEEN:
+            self.findings.append(
+                Finding("unknown", "acts", f"{begun['act']} of {begun['object']}, event {begun['seq']}")
+            )
+
+    def _witness(self, event: Event) -> None:
+        """A checkpoint of another institution; a run's first has nothing to lead from."""
+        name, run, facts = event["object"], event["run"], event["detail"]
+        if event["outcome"] != "done" or (not facts["proved"] and (run, name) in self.carried):
+            why = "does not fit what was kept" if event["outcome"] != "done" else "came without a good proof"
+            said = f"{name} with {facts['size']} events {why} (event {event['seq']}); verify its log with this one"
+            self.unproved.append(said)
+        self.carried.add((run, name))
+
+    def _ended(self, event: Event) -> None:
+        act, outcome, thing, request = event["act"], event["outcome"], event["object"], event["request"]
         if act in TASKS:
             self.tasks.setdefault(_task_key(event), set()).add((outcome, str(event["detail"].get("sha256", ""))))
         if act in ("deny", "revoke") and outcome in ("done", "site.error"):  # the site did, even if PySyft did not
@@ -98,9 +126,20 @@ class _Logged:
     def is_open(self, act: str, thing: str = "", request: str = "") -> bool:
         """Whether an act was begun and not ended, so that it may have happened or not."""
         return any(
-            count > 0 and key[0] == act and thing in ("", key[1]) and request in ("", key[2])
-            for key, count in self.open.items()
+            one["act"] == act and thing in ("", one["object"]) and request in ("", one["request"])
+            for one in self.intents.values()
         )
+
+
+def unproved(folder: Path) -> list[str]:
+    """Checkpoints of other institutions that were not shown to continue the one before in the same run.
+
+    No finding about this site: an honest driver that was started again brings such, and so does one who hides a fork.
+    """
+    log = _Logged()
+    for event in events_of(folder):
+        log.take(event)
+    return log.unproved
 
 
 def reconcile(folder: Path) -> list[Finding]:
@@ -115,7 +154,7 @@ def reconcile(folder: Path) -> list[Finding]:
     with closing(database(folder / "state" / "ledger.sqlite")) as db:
         found = [*_accounts(db, log), *_requests(db, log), *_tasks(db, log)]
         found += [*_pause(db, log), *_pysyft(folder / "state", db)]
-    found += [*_updates(folder / "state", log), *_models(folder / "state", log)]
+    found += [*_updates(folder / "state", log), *_models(folder / "state", log), *log.findings]
     return sorted(found)
 
 
@@ -191,7 +230,9 @@ def _tasks(db: sqlite3.Connection, log: _Logged) -> Iterator[Finding]:
                 yield Finding("act without event", "tasks", _named(key))
             kept.setdefault(tuple(key), set())
             continue
-        kept.setdefault(tuple(key), set()).add(_outcome(status, json.loads(answer or "{}")))
+        kept.setdefault(tuple(key), set()).add(end := _outcome(status, json.loads(answer or "{}")))
+        if tuple(key) in log.ended:  # the ledger's word is all there is
+            log.tasks.setdefault(tuple(key), set()).add(end)
     for task, outcomes in kept.items():
         for one in sorted(outcomes - log.tasks.get(task, set())):
             yield Finding("act without event", "tasks", f"{_named(task)}: {one[0]} {one[1][:16]}".rstrip())
@@ -278,5 +319,5 @@ def _models(state: Path, log: _Logged) -> Iterator[Finding]:
     pointer = state / "models" / "current"
     if pointer.exists() and not any(log.is_open(act) for act in ("publish", "models.use", "models.rollback")):
         served = json.loads((state / "models" / pointer.read_text().split()[0] / "model.json").read_text())["model"]
-        if served != log.served:
+        if served != log.served and not any((task[1], task[5]) == ("publish", served) for task in log.ended):
             yield Finding("differs", "models", f"{served[:16]} is served, the log says {log.served[:16] or 'none'}")

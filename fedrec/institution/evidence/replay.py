@@ -6,6 +6,7 @@ made again, not read. What is kept for it is only the model that each round star
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -23,10 +24,10 @@ from fedrec.exchange.wire import encode, sha256
 from fedrec.institution import policy
 from fedrec.institution.evidence.find import Event, Wanted, events_of
 from fedrec.institution.evidence.reconcile import database
-from fedrec.institution.jail import JailLimits
 from fedrec.institution.outgoing import numbers_of, update_of
+from fedrec.institution.permit import stricter
 from fedrec.institution.store import Store
-from fedrec.institution.task_files import Runner, base_kept, rest_of
+from fedrec.institution.task_files import Runner, base_kept, bounds_of, rest_of
 from fedrec.models import from_plan
 
 
@@ -91,7 +92,7 @@ class _Again:
 
     def __init__(self, folder: Path, event: Event, policies: list[tuple[int, str]], place: Path) -> None:
         self._event, self._state, self._place = event, folder / "state", place
-        self._plan_text = self._approved_text()
+        self._plan_text, permit = self._approved()
         self._plan = PlanText.parse(self._plan_text)
         if self._plan.fedrec != fedrec.__version__:
             raise Refused(
@@ -100,7 +101,8 @@ class _Again:
                 "Replay it with that version installed",
             )
         at_that_time = [name for seq, name in policies if seq < event["seq"]]
-        self._limits: Limits = policy.limits_of(policy.kept(self._state, at_that_time[-1] if at_that_time else ""))
+        allowed = policy.limits_of(policy.kept(self._state, at_that_time[-1] if at_that_time else ""))
+        self._limits: Limits = stricter(permit, allowed)
         try:
             self._store = Store.open(self._state, str(event["detail"].get("data_version", "")))
         except DataError:
@@ -108,12 +110,13 @@ class _Again:
                 "replay.data", "the data version of that round is gone", "Replay from a backup of the store"
             ) from None
 
-    def _approved_text(self) -> str:
+    def _approved(self) -> tuple[str, dict[str, Any]]:
+        """The plan's text and its permit."""
         with closing(database(self._state / "ledger.sqlite")) as db:
-            found = db.execute("SELECT plan FROM requests WHERE id=?", (self._event["request"],)).fetchone()
+            found = db.execute("SELECT plan, permit FROM requests WHERE id=?", (self._event["request"],)).fetchone()
         if found is None or fingerprint(found[0]) != self._event["object"]:
             raise Refused("replay.plan", "the ledger has not the text that was approved", "Replay from a backup")
-        return str(found[0])
+        return str(found[0]), json.loads(found[1])
 
     def perform(self, jail: Runner) -> Replayed:
         event, detail = self._event, self._event["detail"]
@@ -127,9 +130,7 @@ class _Again:
                 "replay.base", f"the log has no round {number - 1} to start round {number} from", "Replay a whole run"
             )
         spec = {"plan": self._plan_text, "kind": kind, "protocol": protocol}
-        limits = self._limits
-        size = 4 * int(limits.megabytes * 10**6) + 10**9
-        bounds = JailLimits(60 * limits.minutes, limits.memory_mb * 10**6, size, limits.tell_errors)
+        bounds = bounds_of(self._limits, self._store.n_users)
         base = self._base(str(detail["base"]))
         with ExitStack() as stack:
             files = {
@@ -144,7 +145,7 @@ class _Again:
             report = jail.run(f"replay-{event['seq']}", spec, files, bounds)
         if kind == "train":
             rest = rest_of(before)
-            left = update_of(self._plan, limits, self._store, protocol, update, report.body, base, rest)
+            left = update_of(self._plan, self._limits, self._store, protocol, update, report.body, base, rest)
             if left.rest is not None:
                 rest_of(self._private(number)).write_bytes(encode(left.rest))
             after.replace(self._private(number))

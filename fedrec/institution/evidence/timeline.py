@@ -16,10 +16,10 @@ from typing import Any
 
 from fedrec.errors import Refused
 from fedrec.exchange.wire import canonical
-from fedrec.institution.audit import Verdict
 from fedrec.institution.evidence import unpack
 from fedrec.institution.evidence.find import Event
 from fedrec.institution.evidence.reconcile import TASKS
+from fedrec.institution.verdict import Verdict
 
 _STEP = {"train": 0, "evaluate": 2, "publish": 3}  # within a round: train, fetch, evaluate, publish
 

@@ -9,6 +9,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterable, Mapping
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,9 +18,10 @@ from fedrec.exchange.passport import signed_by
 from fedrec.exchange.plan import fingerprint
 from fedrec.exchange.wire import canonical, sha256
 from fedrec.institution import verify as verifier
-from fedrec.institution.audit import Verdict, verify
+from fedrec.institution.audit import verify
 from fedrec.institution.evidence.find import Event
 from fedrec.institution.evidence.pack import FORMAT, facts_of
+from fedrec.institution.verdict import Verdict
 
 MAX_FILE, MAX_FILES = 1 << 31, 10_000
 NEEDED = (
@@ -111,6 +113,8 @@ def check(
 ) -> Verdict:
     """The verdict on a pack, as `audit.verify` gives it on a log; never raises on garbage.
 
+    A verify.py that the site signed and that is not this fedrec's is no forgery: `reason` says so beside ok.
+
     Args:
         key: the site's public key, hex; without it, and without `pinned`, the pack's own consortium.json is believed.
         witnesses: logs of other institutions; a pack's log ends with the run, so they may hold nothing newer.
@@ -118,7 +122,8 @@ def check(
     """
     try:
         with closing(Pack(place)) as pack, tempfile.TemporaryDirectory() as folder:
-            return _check(pack, key, witnesses, pinned, Path(folder))
+            found = _check(pack, key, witnesses, pinned, Path(folder))
+            return replace(found, pinned=bool(key) or pinned is not None)
     except BadPack as error:
         return Verdict("tampered", 0, None, str(error))
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError, OSError) as error:
@@ -137,17 +142,18 @@ def _check(pack: Pack, key: str, witnesses: Iterable[Path], pinned: Mapping[str,
     key = key.lower() or str(members.get(facts["site"], ""))
     if facts["format"] != FORMAT or facts["key"] != key or not signed_by(manifest, key):
         raise BadPack("it is not signed with the key of this site")
-    if sha256(pack.read("verify.py")) != sha256(Path(verifier.__file__).read_bytes()):
-        raise BadPack("its verify.py is not the one of this fedrec")
-    found = Verdict("ok", len(events), None, "", str(facts["site"]), key, int(facts["checkpoint"]))
+    found = Verdict("ok", len(events), site=str(facts["site"]), key=key, signed=int(facts["checkpoint"]))
     if pack.extract_log(folder):
         found = verify(folder, key, witnesses)
+        if found.verdict in ("incomplete-tail", "unreadable"):  # whole lines are packed, so it was cut afterwards
+            raise BadPack(f"its log is not whole: {found.reason}")
         if found.verdict != "ok":
             return found
         _same_lines(folder, events)
     _proved(events, pack.json("proofs.json"), key)
     _permitted(pack, facts, events, key)
-    return found
+    own = sha256(pack.read("verify.py")) == sha256(Path(verifier.__file__).read_bytes())
+    return found if own else replace(found, reason="its verify.py is another version's than this fedrec's")
 
 
 def _same_lines(folder: Path, events: list[Event]) -> None:

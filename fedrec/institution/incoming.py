@@ -1,0 +1,101 @@
+"""What may be installed after a publish task: the merged model that came, and the lists that the jail made of it.
+
+The jail cannot be asked: with own code it says what that code wants.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from fedrec import models
+from fedrec.core.params import Array, SharedParams
+from fedrec.errors import Refused
+from fedrec.exchange.plan import PlanText, Tensor
+from fedrec.exchange.wire import decode, encode
+from fedrec.institution.perform import LIST_LENGTH
+
+MAX_MORE = 10**6  # bytes of a lists file beyond the arrays
+_NEXT = "Publish the model that this plan's rounds and aggregator gave"
+_OWN = "Mend the plan's own code and submit it again"
+Shapes = Mapping[str, tuple[str, tuple[int, ...]]]  # dtype and shape by name
+
+
+def check_model(plan: PlanText, n_items: int, data: bytes) -> None:
+    """Accept a merged model: the arrays of the plan's model and no others, finite, and nothing besides them.
+
+    Raises:
+        Refused: `guard.name`, `guard.dtype`, `guard.shape`, `guard.finite` or `guard.bytes`.
+    """
+    tensors = decode(data)
+    wanted = next((shapes for shapes in _shapes_of(plan, n_items) if set(shapes) == set(tensors)), None)
+    if wanted is None:
+        raise Refused("guard.name", "the model has other arrays than the plan's", _NEXT)
+    for name, (dtype, shape) in wanted.items():
+        array = tensors[name]
+        if str(array.dtype) != dtype:
+            raise Refused("guard.dtype", f"{name} of the model is {array.dtype}, not {dtype}", _NEXT)
+        if array.shape != shape:
+            raise Refused("guard.shape", f"{name} of the model has another shape than the plan's", _NEXT)
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise Refused("guard.finite", f"{name} of the model holds a value that is not finite", _NEXT)
+    if encode(tensors) != data:
+        raise Refused("guard.bytes", "the model's bytes hold more than its arrays", _NEXT)
+
+
+def checked_lists(file: Path, n_users: int, n_items: int) -> bytes:
+    """The lists that a job wrote, written anew: item numbers for every user, -1 at the end where there are no more.
+
+    Raises:
+        Refused: `guard.bytes`, `guard.name`, `guard.dtype`, `guard.shape` or `guard.numbers`.
+    """
+    k = min(LIST_LENGTH, n_items)
+    wanted = {"lists": (n_users, k), "popular": (k,)}
+    if file.stat().st_size > 4 * k * (n_users + 1) + MAX_MORE:  # before it is read into memory
+        raise Refused("guard.bytes", "the lists are larger than lists for these users can be", _OWN)
+    found = decode(file.read_bytes())
+    if set(found) != set(wanted):
+        raise Refused("guard.name", "the job made something else than lists", _OWN)
+    for name, shape in wanted.items():
+        if found[name].dtype != np.int32:
+            raise Refused("guard.dtype", f"{name} are no item numbers", _OWN)
+        if found[name].shape != shape:
+            raise Refused("guard.shape", f"{name} are not {' x '.join(map(str, shape))}", _OWN)
+        if not _in_range(found[name], -1 if name == "lists" else 0, n_items):
+            raise Refused("guard.numbers", f"{name} name items that are not in the catalogue", _OWN)
+    return encode(found)
+
+
+def _in_range(array: Array, least: int, end: int) -> bool:
+    return array.size == 0 or bool(array.min() >= least and array.max() < end)
+
+
+def _shapes_of(plan: PlanText, n_items: int) -> list[Shapes]:
+    """What the plan's model may look like: as it begins, or as `finish` leaves it.
+
+    Own code is not run here: its model has the arrays that the plan declares.
+    """
+    if plan.own_code is not None:
+        return [{name: (tensor.dtype, tensor.sized(n_items)) for name, tensor in plan.leaves.items()}]
+    model = models.from_plan(plan.model)
+    first = _shapes(model.init(n_items, plan.seed))
+    small, large = (
+        _shapes(_finished(model, size)) for size in (5, 7)
+    )  # finishing the whole catalogue may take minutes
+    last = dict(first)
+    for name, (dtype, shape) in small.items():
+        sides = zip(shape, large[name][1], strict=True)
+        last.setdefault(name, (dtype, tuple(n_items if a != b else a for a, b in sides)))
+    return [first, {name: last[name] for name in small}]
+
+
+def _finished(model: models.Model, n_items: int) -> SharedParams:
+    declared = {name: Tensor.parse(text) for name, text in model.leaves().items()}
+    step = {name: np.ones(tensor.sized(n_items), tensor.dtype) for name, tensor in declared.items()}
+    return model.finish(model.init(n_items, 0), SharedParams(step))
+
+
+def _shapes(params: SharedParams) -> Shapes:
+    return {name: (str(array.dtype), array.shape) for name, array in params.tensors.items()}
