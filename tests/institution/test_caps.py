@@ -53,6 +53,7 @@ OF_PLANS = {
 OF_PERMITS = {"train", "evaluate", "days", "hours"}  # what was asked for is cut, which test_decisions.py tests
 OF_JOBS = {"megabytes", "minutes", "memory_mb", "state_mb", "min_users_per_row"}
 OF_THE_SITE = {"jail_level", "tell_errors", "replay_mb"}  # test_jail_levels, test_jail_attacks, test_audit_replay
+LATER = (datetime.now(UTC).hour + 6) % 24  # an hour in which no test runs
 LAX = "own_code = true\nallow_echo = true\n"
 
 
@@ -147,7 +148,13 @@ def test_a_permit_of_a_stronger_jail_does_not_run_in_a_weaker_one(tmp_path, jail
 
 
 @pytest.mark.parametrize(
-    ("cap", "code"), [("days = 1", "permit.expired"), ("evaluate = 0", "permit.kind"), ("days = 3", "")]
+    ("cap", "code"),
+    [
+        ("days = 1", "permit.expired"),
+        ("evaluate = 0", "permit.kind"),
+        (f'hours = "{LATER}-{LATER + 1}"', "permit.hours"),
+        ("days = 3", ""),
+    ],
 )
 def test_a_cap_that_is_lowered_reaches_permits_given_before(cap, code, tmp_path, jail):
     site = make_site(tmp_path)
