@@ -10,6 +10,7 @@ import contextlib
 import os
 import secrets
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -23,6 +24,9 @@ from fedrec.datasets import get_ml100k
 from fedrec.demo.sites import SCIENTIST, Sites, prepare
 from fedrec.models import LocalEpochs
 from fedrec.scientist.runs import Run
+
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "faults"))
+from bad_lines import jobs_of
 
 SLICE_S, SHARE = 0.2, 0.1
 ROOT = Path(__file__).parents[1]
@@ -93,26 +97,6 @@ def tenth(pid: int) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
-
-
-def jobs_of(pid: int) -> list[int]:
-    """The processes of a site's jobs: all below its jail's warm parent."""
-    warm = pid
-    while warm == pid or Path(f"/proc/{warm}/comm").read_text().startswith("bwrap"):
-        warm = min(_children(warm))  # the first that it started
-    return _below(warm)
-
-
-def _children(pid: int) -> list[int]:
-    found: list[int] = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        with contextlib.suppress(OSError):
-            found += map(int, task.read_text().split())
-    return found
-
-
-def _below(pid: int) -> list[int]:
-    return [one for child in _children(pid) for one in (child, *_below(child))]
 
 
 def _tell(pids: list[int], what: signal.Signals) -> None:

@@ -56,17 +56,7 @@ class BPR:
     def fit_site(
         self, rows: Interactions, shared: SharedParams, private: PrivateParams
     ) -> tuple[SharedParams, PrivateParams]:
-        return fit(
-            rows,
-            shared,
-            private,
-            self.factors,
-            self._loss,
-            steps=self.steps,
-            rate=self.private_lr,
-            decay=self.user_decay,
-            negatives=self.negatives,
-        )
+        return fit(rows, shared, private, self.factors, self._loss, self)
 
     def finish(self, shared: SharedParams, merged: SharedParams) -> SharedParams:
         return add(shared, merged)

@@ -78,17 +78,7 @@ class NeuMF:
     def fit_site(
         self, rows: Interactions, shared: SharedParams, private: PrivateParams
     ) -> tuple[SharedParams, PrivateParams]:
-        return fit(
-            rows,
-            shared,
-            private,
-            2 * self.factors,
-            self._loss,
-            steps=self.steps,
-            rate=self.private_lr,
-            decay=self.user_decay,
-            negatives=self.negatives,
-        )
+        return fit(rows, shared, private, 2 * self.factors, self._loss, self)
 
     def finish(self, shared: SharedParams, merged: SharedParams) -> SharedParams:
         return add(shared, merged)

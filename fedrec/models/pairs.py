@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -55,37 +55,47 @@ def drawn(rows: Interactions, negatives: int, step: int) -> Pairs:
     )
 
 
+class Steps(Protocol):
+    """A model's settings of its private steps, as BPR and NeuMF state them."""
+
+    @property
+    def steps(self) -> int: ...
+    @property
+    def private_lr(self) -> float: ...
+    @property
+    def user_decay(self) -> float: ...
+    @property
+    def negatives(self) -> int: ...
+
+
 def fit(
     rows: Interactions,
     shared: SharedParams,
     private: PrivateParams,
     width: int,
     loss: Loss,
-    *,
-    steps: int,
-    rate: float,
-    decay: float,
-    negatives: int,
+    model: Steps,
 ) -> tuple[SharedParams, PrivateParams]:
     """`steps` Adam steps on the user vectors, then the gradient of the mean loss for what is shared.
 
     Args:
         width: numbers per user.
         loss: sum over pairs, from (user vectors, shared tensors, pairs).
-        decay: precision of the Gaussian prior on a user vector.
+        model: says how many steps, at which rate, with how many negatives.
     """
+    steps, negatives = model.steps, model.negatives
     state = user_state(rows, private, width)
     fixed = {name: torch.from_numpy(array.astype(np.float64)) for name, array in shared.tensors.items()}
     users, mean, square = (torch.from_numpy(state[name]) for name in ("users", "users_mean", "users_square"))
     taken = int(state["step"][0])
     for step in range(taken + 1, taken + steps + 1):
         now = users.clone().requires_grad_(True)
-        total = loss(now, fixed, drawn(rows, negatives, step)) + decay / 2 * (now**2).sum()
+        total = loss(now, fixed, drawn(rows, negatives, step)) + model.user_decay / 2 * (now**2).sum()
         (slope,) = torch.autograd.grad(total, now)
         mean.mul_(BETA1).add_(slope, alpha=1 - BETA1)
         square.mul_(BETA2).addcmul_(slope, slope, value=1 - BETA2)
         root = (square / (1 - BETA2**step)).sqrt_().add_(EPS)
-        users.addcdiv_(mean, root, value=-rate / (1 - BETA1**step))
+        users.addcdiv_(mean, root, value=-model.private_lr / (1 - BETA1**step))
     state["step"] += steps
     pairs = drawn(rows, negatives, taken + steps + 1)
     moving = {name: tensor.requires_grad_(True) for name, tensor in fixed.items()}
