@@ -63,7 +63,7 @@ ACTIONS = {
     "see one site's update in clear": {"update"},
     "job stdout, stderr, tracebacks": {"output of jobs"},
     "read this site's audit log": {"audit log"},
-    "export evidence pack": set(),
+    "export evidence pack": {"evidence pack"},
     "change or delete audit events, stop logging": {"change the log"},
     "create users, grant roles": {"users"},
 }
@@ -74,7 +74,6 @@ ELSEWHERE = {
     "cancel own run",
     "see one site's update in clear",
     "job stdout, stderr, tracebacks",
-    "export evidence pack",
     "create users, grant roles",
 }
 NAME, JOB = "ab" * 32, "cd" * 32
