@@ -58,6 +58,9 @@ def run_in_jail(site: Site, jail: Runner, job: str, row: RequestRow, task: Task,
             "state": _open(stack, folder / "state", os.O_RDWR | os.O_CREAT),
         }
         files["log"] = _open(stack, log_of(site, job), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        for of, path in (("users", store.features_path("users")), ("items", store.features_path("items"))):
+            if of in plan.features and path.exists():
+                files[of] = _open(stack, path, os.O_RDONLY)
         if before.exists():
             files["private"] = _open(stack, before, os.O_RDONLY)
         size = 4 * int(limits.megabytes * 10**6) + 10**9

@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedrec.core import outcomes
 from fedrec.core.interactions import Interactions
 from fedrec.core.metrics import Scorer, Sums, measure, users_at_once
 from fedrec.core.optim import Optimiser
+from fedrec.core.outcomes import Outcomes
 from fedrec.core.params import PrivateParams, SharedParams, moved
 from fedrec.core.split import Split, split
 from fedrec.core.threads import one_thread
@@ -63,7 +65,7 @@ def train(
     """
     found = {}
     with one_thread():
-        seen = split(rows, protocol, seed).train
+        seen = _split(model, rows, protocol, seed).train
         if "global-quality" in measures:
             found["global-quality"] = validated(model, rows, shared, private, seed)
         contribution, after = _fit(model, seen, shared, private, local)
@@ -75,9 +77,12 @@ def train(
 
 
 def validated(model: Model, rows: Interactions, shared: SharedParams, private: PrivateParams, seed: int) -> float:
-    """NDCG@10 on each user's last row but one, mean over the users who have one; 0 without such users."""
-    sums = _measured(model, split(rows, "validation", seed), "validation", shared, private, seed)
-    return sums.means()["ndcg@10"] or 0.0
+    """NDCG@10 on each user's last row but one, mean over the users who have one; 0 without such users.
+
+    Of outcomes: the AUC over the validation users.
+    """
+    sums = _measured(model, _split(model, rows, "validation", seed), "validation", shared, private, seed)
+    return sums.means()["auc" if isinstance(sums, Outcomes) else "ndcg@10"] or 0.0
 
 
 def _fit(
@@ -96,7 +101,7 @@ def evaluate(
     private: PrivateParams,
     seed: int,
     alone: Callable[[], tuple[SharedParams, PrivateParams]] | None,
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[str, Any]]:
     """Sums over this institution's users: how well the held-out items are found.
 
     Args:
@@ -105,8 +110,9 @@ def evaluate(
         alone: makes the local-only model, see `train_alone`; None leaves "local" out.
 
     Returns:
-        By scope (federated, local, popularity) what core.metrics.Sums.as_dict holds. Popularity counts over all
-        institutions when the model carries `counts`, over this one otherwise.
+        By scope (federated, local, popularity) what core.metrics.Sums.as_dict holds, or Outcomes.as_dict.
+        Popularity counts over all institutions when the model carries `counts`, over this one otherwise; of outcomes
+        it gives everybody this institution's share of yes.
 
     Raises:
         WrongInput: the protocol holds nothing out.
@@ -114,16 +120,20 @@ def evaluate(
     if protocol == "all":
         raise WrongInput("protocol 'all' holds no rows out, there is nothing to evaluate")
     with one_thread():
-        parts = split(rows, protocol, seed)
+        parts = _split(model, rows, protocol, seed)
         popular = shared.tensors.get("counts", counts(parts.train))
 
         def same_for_all(low: int, high: int) -> NDArray[Any]:
             return np.broadcast_to(popular, (high - low, rows.n_items))
 
-        found = {"federated": _measured(model, parts, protocol, shared, private, seed)}
+        found: dict[str, Sums | Outcomes] = {"federated": _measured(model, parts, protocol, shared, private, seed)}
         if alone is not None:
             found["local"] = _measured(model, parts, protocol, *alone(), seed)
-        found["popularity"] = measure(same_for_all, parts, protocol, seed)
+        if _judges(model):
+            share = outcomes.yes(parts.train).mean() if len(parts.train) else 0.5
+            found["popularity"] = outcomes.measure(np.full(len(parts.held), share), outcomes.yes(parts.held))
+        else:
+            found["popularity"] = measure(same_for_all, parts, protocol, seed)
     return {scope: sums.as_dict() for scope, sums in found.items()}
 
 
@@ -138,7 +148,7 @@ def train_alone(
 ) -> tuple[SharedParams, PrivateParams]:
     """The local-only baseline: the same model, rounds and optimiser on this institution's rows only."""
     with one_thread():
-        seen = split(rows, protocol, seed).train
+        seen = _split(model, rows, protocol, seed).train
         shared, private = model.init(rows.n_items, seed), PrivateParams({})
         state = optimiser.init(shared)
         for _ in range(rounds):
@@ -189,8 +199,21 @@ def scorer(model: Model, rows: Interactions, shared: SharedParams, private: Priv
 
 def _measured(
     model: Model, parts: Split, protocol: str, shared: SharedParams, private: PrivateParams, seed: int
-) -> Sums:
+) -> Sums | Outcomes:
+    if _judges(model):
+        probability = model.probability(parts.held, shared)  # type: ignore[attr-defined]
+        return outcomes.measure(probability, outcomes.yes(parts.held))
     return measure(scorer(model, parts.train, shared, private), parts, protocol, seed)
+
+
+def _judges(model: Model) -> bool:
+    """Whether it predicts outcomes."""
+    return hasattr(model, "probability")
+
+
+def _split(model: Model, rows: Interactions, protocol: str, seed: int) -> Split:
+    by_user = getattr(model, "outcome", False)
+    return outcomes.split_users(rows, protocol, seed) if by_user else split(rows, protocol, seed)
 
 
 def _block(rows: Interactions, low: int, high: int) -> Interactions:
@@ -198,4 +221,7 @@ def _block(rows: Interactions, low: int, high: int) -> Interactions:
     first, last = np.searchsorted(rows.user, [low, high])
     part = slice(int(first), int(last))
     time = None if rows.time is None else rows.time[part]
-    return Interactions(rows.user[part] - low, rows.item[part], rows.rating[part], time, high - low, rows.n_items)
+    known = None if rows.users is None else rows.users.take(slice(low, high))
+    return Interactions(
+        rows.user[part] - low, rows.item[part], rows.rating[part], time, high - low, rows.n_items, known, rows.items
+    )
