@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fedrec.core import outcomes
 from fedrec.core.interactions import Interactions
-from fedrec.core.metrics import Scorer, Sums, measure, users_at_once
+from fedrec.core.metrics import Scorer, Sums, by_rows, measure, measured, users_at_once
 from fedrec.core.optim import Optimiser
 from fedrec.core.outcomes import Outcomes
 from fedrec.core.params import PrivateParams, SharedParams, moved
@@ -110,7 +110,8 @@ def evaluate(
         alone: makes the local-only model, see `train_alone`; None leaves "local" out.
 
     Returns:
-        By scope (federated, local, popularity) what core.metrics.Sums.as_dict holds, or Outcomes.as_dict.
+        By scope (federated, local, popularity) what core.metrics.Sums.as_dict holds, or Outcomes.as_dict; and by
+        scope and group of users ("local:few") the same, where every group is large enough (metrics.by_rows).
         Popularity counts over all institutions when the model carries `counts`, over this one otherwise; of outcomes
         it gives everybody this institution's share of yes.
 
@@ -126,15 +127,22 @@ def evaluate(
         def same_for_all(low: int, high: int) -> NDArray[Any]:
             return np.broadcast_to(popular, (high - low, rows.n_items))
 
-        found: dict[str, Sums | Outcomes] = {"federated": _measured(model, parts, protocol, shared, private, seed)}
-        if alone is not None:
-            found["local"] = _measured(model, parts, protocol, *alone(), seed)
+        trained = {"federated": (shared, private), **({} if alone is None else {"local": alone()})}
         if _judges(model):
             share = outcomes.yes(parts.train).mean() if len(parts.train) else 0.5
-            found["popularity"] = outcomes.measure(np.full(len(parts.held), share), outcomes.yes(parts.held))
-        else:
-            found["popularity"] = measure(same_for_all, parts, protocol, seed)
-    return {scope: sums.as_dict() for scope, sums in found.items()}
+            judged = {scope: _judged(model, parts, each) for scope, (each, _) in trained.items()}
+            judged["popularity"] = outcomes.measure(np.full(len(parts.held), share), outcomes.yes(parts.held))
+            return {scope: sums.as_dict() for scope, sums in judged.items()}
+        scorers = {scope: scorer(model, parts.train, *each) for scope, each in trained.items()}
+        scorers["popularity"] = same_for_all
+        values = {scope: measured(score, parts, protocol, seed) for scope, score in scorers.items()}
+    groups = {} if protocol == "validation" else by_rows(parts)
+    ours, everybody = values["federated"], np.ones(len(values["federated"]), dtype=np.bool_)
+    return {
+        scope + group: Sums.of(each[who], None if scope == "federated" else ours[who]).as_dict()
+        for group, who in {"": everybody, **groups}.items()
+        for scope, each in values.items()
+    }
 
 
 def train_alone(
@@ -201,9 +209,13 @@ def _measured(
     model: Model, parts: Split, protocol: str, shared: SharedParams, private: PrivateParams, seed: int
 ) -> Sums | Outcomes:
     if _judges(model):
-        probability = model.probability(parts.held, shared)  # type: ignore[attr-defined]
-        return outcomes.measure(probability, outcomes.yes(parts.held))
+        return _judged(model, parts, shared)
     return measure(scorer(model, parts.train, shared, private), parts, protocol, seed)
+
+
+def _judged(model: Model, parts: Split, shared: SharedParams) -> Outcomes:
+    probability = model.probability(parts.held, shared)  # type: ignore[attr-defined]
+    return outcomes.measure(probability, outcomes.yes(parts.held))
 
 
 def _judges(model: Model) -> bool:

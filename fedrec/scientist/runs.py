@@ -275,6 +275,20 @@ class Run:
             self.evaluations[name] = self._last("evaluate", name, self.shared)
         return score_table(self.evaluations[name])
 
+    def worth(self, protocol: str | None = None, *, centralised: Run | None = None) -> pd.DataFrame:
+        """Is it worth it for us: one row per institution and group of users, with a verdict; see `worth.worth`.
+
+        Args:
+            centralised: the same plan's run on all rows in one place, where a simulation has one.
+        """
+        from fedrec.scientist.worth import table, worth
+
+        name = protocol or self.protocol
+        for run in (self, centralised):
+            if run is not None:
+                run.evaluate(name)
+        return table(worth(self.evaluations[name], centralised.evaluations[name] if centralised else ()))
+
     def validate(self, model: SharedParams | None = None) -> pd.DataFrame:
         """As `evaluate`, of a model of this run on the validation rows: the run's, or one made from its statistic.
 
@@ -305,15 +319,17 @@ class Run:
         """A matplotlib figure, written to `path` if one is given.
 
         Args:
-            what: "rounds" for convergence, institutions, weights and bytes; or a column of `evaluate`, such as
-                "ndcg@10", by institution.
+            what: "rounds" for convergence, institutions, weights and bytes; "worth" for what each institution gains,
+                with intervals; or a column of `evaluate`, such as "ndcg@10", by institution.
         """
-        from fedrec.scientist.plots import rounds_figure, scores_figure
+        from fedrec.scientist.plots import rounds_figure, scores_figure, worth_figure
 
         title = f"{self.plan.spec.name}, trained on {self.protocol}"
         if what == "rounds":
             measured = score_table(self.evaluations[self.protocol]) if self.protocol in self.evaluations else None
             return rounds_figure(self.log, title, path, measured)
+        if what == "worth":
+            return worth_figure(self.worth(), title, path)
         return scores_figure(self.evaluate(), what, title, path)
 
     def _last(self, kind: str, protocol: str, model: SharedParams) -> list[Answer]:
