@@ -276,18 +276,10 @@ class Run:
         return score_table(self.evaluations[name])
 
     def worth(self, protocol: str | None = None, *, centralised: Run | None = None) -> pd.DataFrame:
-        """Is it worth it for us: one row per institution and group of users, with a verdict; see `worth.worth`.
+        """Is it worth it for us: one row per institution and group of users, with a verdict; see `worth.of_run`."""
+        from fedrec.scientist.worth import of_run
 
-        Args:
-            centralised: the same plan's run on all rows in one place, where a simulation has one.
-        """
-        from fedrec.scientist.worth import table, worth
-
-        name = protocol or self.protocol
-        for run in (self, centralised):
-            if run is not None:
-                run.evaluate(name)
-        return table(worth(self.evaluations[name], centralised.evaluations[name] if centralised else ()))
+        return of_run(self, protocol or self.protocol, centralised)
 
     def validate(self, model: SharedParams | None = None) -> pd.DataFrame:
         """As `evaluate`, of a model of this run on the validation rows: the run's, or one made from its statistic.
@@ -295,8 +287,7 @@ class Run:
         Raises:
             Refused: `permit.evaluate` when the models that the plan asks to validate are used up.
         """
-        answers = self._last("evaluate", VALIDATION, model or self.shared)
-        table = score_table(answers)
+        table = score_table(self._last("evaluate", VALIDATION, model or self.shared))
         return table[table["scope"] == "federated"].drop(columns="scope")
 
     def contributions(self) -> pd.DataFrame:
@@ -350,11 +341,8 @@ class Run:
         if self.plan.validate:
             self.kept = done
         before, self.now = self.now, done.after
-        if (
-            self.plan.stop is not None
-            and self.plan.stop.patience
-            and self.plan.stop.best(self.log) == len(self.log) - 1
-        ):
+        stop = self.plan.stop
+        if stop is not None and stop.patience and stop.best(self.log) == len(self.log) - 1:
             self.best = before.shared
             if self.folder is not None:
                 write(self.folder / "best.safetensors", encode(self.best.tensors))

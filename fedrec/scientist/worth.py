@@ -14,6 +14,8 @@ from fedrec.scientist.federation import Answer
 if TYPE_CHECKING:
     import pandas as pd
 
+    from fedrec.scientist.runs import Run
+
 
 def worth(answers: Sequence[Answer], central: Sequence[Answer] = ()) -> list[dict[str, Any]]:
     """One row per institution and group of users, by NDCG@10; "all" is the mean over users, group "" is everybody.
@@ -70,8 +72,15 @@ def verdict(row: dict[str, Any]) -> str:
     return f"Yes: {facts}."
 
 
-def table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """The rows as a table."""
+def of_run(run: Run, protocol: str, centralised: Run | None = None) -> pd.DataFrame:
+    """The rows of `worth` for a run.
+
+    Args:
+        centralised: the same plan's run on all rows in one place, where a simulation has one.
+    """
     import pandas as pd
 
-    return pd.DataFrame(rows)
+    for one in (run, centralised):
+        if one is not None:
+            one.evaluate(protocol)
+    return pd.DataFrame(worth(run.evaluations[protocol], centralised.evaluations[protocol] if centralised else ()))
