@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from fedrec.cli.output import emit, json_option, progress, say
+from fedrec.errors import WrongInput
 
 METRICS = ("hr@10", "ndcg@10", "recall@20", "map@10", "mrr@10", "precision@10", "novelty@10", "popular@10")
 SCOPES = ("popularity", "local", "federated", "centralised")
@@ -56,9 +57,11 @@ def evaluate(
     """
     from fedrec.datasets.ratings import Role, read_ratings
     from fedrec.demo.offline import compare, federation_of, fitting
-    from fedrec.models import create
+    from fedrec.models import OUTCOMES, create
 
     create(name, {})
+    if name in (*OUTCOMES, "features"):
+        raise WrongInput(f"{name} ranks nothing: this command compares recommenders")
     asked: list[tuple[Role, str | None]] = [
         ("user", user_column),
         ("item", item_column),

@@ -23,8 +23,8 @@ def split_users(rows: Interactions, protocol: str, seed: int) -> Split:
     """The rows under a protocol, by whole users: a fifth of them is held out, and another fifth for validation.
 
     A user with one row has no later row to hold out, so the protocols of core.split do not fit. Which users,
-    depends on the seed and on their features and items: the same for every number of institutions, and users
-    who are equal in both are on the same side.
+    depends on the seed and on their features and items: the same for every number of institutions, but for
+    users who are equal in both; they are numbered, so that a fifth of them is held out too.
 
     Args:
         protocol: p1 and p2 train on three fifths, p3 on four, all on all; validation is as in core.split.
@@ -33,6 +33,7 @@ def split_users(rows: Interactions, protocol: str, seed: int) -> Split:
     key = user_keys(rows, seed)
     if rows.users is not None:
         key = mix(key ^ rows.users.keys())
+    key = mix(key + _places(key))
     part = (key % np.uint64(5))[rows.user]
     if name == "all":
         held, train = np.zeros(len(rows), dtype=np.bool_), np.ones(len(rows), dtype=np.bool_)
@@ -40,6 +41,15 @@ def split_users(rows: Interactions, protocol: str, seed: int) -> Split:
         held = part == (1 if name == "validation" else 0)
         train = part != 0 if name == "p3" else part >= 2
     return Split(rows.take(train), rows.take(held), rows.take(train))
+
+
+def _places(key: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """How many before each have the same key."""
+    order = np.argsort(key, kind="stable")
+    first = np.searchsorted(key[order], key[order])
+    found = np.empty(len(key), dtype=np.uint64)
+    found[order] = np.arange(len(key)) - first
+    return found
 
 
 def yes(rows: Interactions) -> NDArray[np.bool_]:

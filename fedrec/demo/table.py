@@ -114,7 +114,7 @@ def _institutions(report: Mapping[str, Any]) -> Table:
 
 def gains(runs: Sequence[Run]) -> list[Row]:
     """`worth.worth` of every run that was evaluated under P1, with the model's name."""
-    evaluated = [run for run in runs if "p1" in run.evaluations]
+    evaluated = [run for run in runs if "p1" in run.evaluations and not hasattr(run.plan.built, "probability")]
     return [{"model": run.plan.name, **row} for run in evaluated for row in worth(run.evaluations["p1"])]
 
 

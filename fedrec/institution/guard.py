@@ -10,6 +10,7 @@ import numpy as np
 from scipy import sparse
 
 from fedrec.core.metrics import CUT, GROUPS, LEAST_GROUP, Sums
+from fedrec.core.outcomes import BINS, Outcomes
 from fedrec.core.params import Array
 from fedrec.errors import Refused
 from fedrec.exchange.plan import Tensor
@@ -126,6 +127,33 @@ def check_sums(numbers: object, n_users: int) -> dict[str, dict[str, float]]:
     if isinstance(numbers, dict) and all(_are_sums(numbers[key], n_users) for key in numbers) and _fit(numbers):
         return numbers
     raise Refused("guard.numbers", "the evaluation gave something else than sums over users", _NEXT)
+
+
+def check_outcomes(numbers: object, n_rows: int) -> dict[str, dict[str, Any]]:
+    """What an evaluation of yes/no outcomes releases: per scope counts of rows by bin that add up, and two sums.
+
+    Raises:
+        Refused: `guard.numbers` for anything else.
+    """
+    if not isinstance(numbers, dict) or not all(s in SCOPES and _are_outcomes(numbers[s], n_rows) for s in numbers):
+        raise Refused("guard.numbers", "the evaluation gave something else than sums over rows", _NEXT)
+    return numbers
+
+
+def _are_outcomes(sums: object, n_rows: int) -> bool:
+    if not isinstance(sums, dict) or set(sums) != set(Outcomes().as_dict()) or type(sums["users"]) is not int:
+        return False
+    counts = [sums["yes"], sums["no"]]
+    if not all(type(bins) is list and len(bins) == BINS for bins in counts):
+        return False
+    if not all(type(count) is int and count >= 0 for bins in counts for count in bins):
+        return False
+    rows, most = sums["users"], {"log_loss": 35.0, "brier": 1.0}  # -ln of outcomes.TINY is 34.5
+    return (
+        0 <= rows <= n_rows
+        and sum(map(sum, counts)) == rows
+        and all(type(sums[n]) in (int, float) and 0 <= sums[n] <= high * rows * (1 + 1e-9) for n, high in most.items())
+    )
 
 
 def _are_sums(sums: object, n_users: int) -> bool:

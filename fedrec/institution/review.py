@@ -13,6 +13,7 @@ from fedrec.institution.ledger import RequestRow
 from fedrec.institution.limits import inside, ranges_of
 from fedrec.institution.permit import evaluations_of
 from fedrec.institution.review_html import html_of
+from fedrec.models import OUTCOMES
 
 __all__ = ["against_caps", "details", "html_of", "place", "status_of", "summary", "text_of"]
 
@@ -78,6 +79,7 @@ def details(
         "rows": list(plan.train),
         "measures": list(plan.measures),
         "evaluate": plan.evaluate,
+        "sums": COUNTED if plan.model["name"] in OUTCOMES else HITS,
         "validate": plan.validate,
         "publish": plan.publish,
         "days": plan.days,
@@ -161,6 +163,8 @@ def text_of(shown: Mapping[str, Any]) -> str:
     return "\n\n".join("\n".join(part) for part in parts)
 
 
+HITS = "hit counts, as sums over users"
+COUNTED = "counts of yes and no in 100 bins of the predicted probability, and two sums over rows"
 MEASURES = {
     "data-quality": "the score of this site's data",
     "model-quality": "how well the model trained here finds validation rows (mean NDCG@10)",
@@ -190,9 +194,9 @@ def _leaving(shown: Mapping[str, Any]) -> list[str]:
     beside = "".join(f", {MEASURES[name]}" for name in facts["measures"])
     lines.append(f"  with each update: how many rows and users stand behind it{beside}")
     if facts["evaluate"]:
-        lines.append("  after the last round of a run: hit counts, as sums over users")
+        lines.append(f"  after the last round of a run: {facts['sums']}")
     if facts["validate"]:
-        lines.append(f"  and of {facts['validate']} models a run: hit counts on validation rows, as sums over users")
+        lines.append(f"  and of {facts['validate']} models a run, on validation rows: {facts['sums']}")
     return [*lines, "  not: rows, ids, user vectors, recommendations"]
 
 
@@ -203,6 +207,7 @@ def _running(plan: PlanText) -> list[str]:
     return [
         f"  {what}, fedrec {plan.fedrec}",
         *settings,
+        *([f"  reads the features of {' and '.join(plan.features)} that columns names"] if plan.features else []),
         *(f"  local {key} = {value!r}" for key, value in plan.local.items()),
         f"  the centre merges with {plan.aggregator['name']}",
         *(f"  the centre tries {key} = {value!r} on what was merged" for key, value in plan.search.items()),

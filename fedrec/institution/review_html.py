@@ -30,9 +30,9 @@ def html_of(shown: Mapping[str, Any]) -> str:
         for leaf in shown["leaves"]
     ]
     rounds = f"{facts['train_tasks']} train tasks in all, on the rows {', '.join(facts['rows'])}"
-    sums = "; hit counts as sums over users" if facts["evaluate"] else ""
+    sums = f"; {facts['sums']}" if facts["evaluate"] else ""
     if facts["validate"]:
-        sums += f"; of {facts['validate']} models a run hit counts on validation rows, as sums over users"
+        sums += f"; of {facts['validate']} models a run, on validation rows, {facts['sums']}"
     sums += "".join(f"; beside each update the number {name}" for name in facts["measures"])
     sums += f"; {facts['codec']}, {facts['bytes']:,} bytes" if facts["codec"] else ""
     parts = [

@@ -83,8 +83,8 @@ class Store:
             ids: list[str] = pa.ipc.open_file(file).get_batch(0).column(0).to_pylist()
         return ids
 
-    def features_path(self, of: Literal["users", "items"]) -> Path:
-        """Where they lie, if the schema keeps any."""
+    def features_path(self, of: str) -> Path:
+        """Where those of "users" or "items" lie, if the schema keeps any."""
         return self.folder / f"{of}_features.arrow"
 
     def features(self, of: Literal["users", "items"]) -> pa.Table | None:

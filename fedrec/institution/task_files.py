@@ -58,14 +58,18 @@ def run_in_jail(site: Site, jail: Runner, job: str, row: RequestRow, task: Task,
             "state": _open(stack, folder / "state", os.O_RDWR | os.O_CREAT),
         }
         files["log"] = _open(stack, log_of(site, job), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        for of, path in (("users", store.features_path("users")), ("items", store.features_path("items"))):
-            if of in plan.features and path.exists():
-                files[of] = _open(stack, path, os.O_RDONLY)
+        files |= open_features(stack, plan, store)
         if before.exists():
             files["private"] = _open(stack, before, os.O_RDONLY)
         size = 4 * int(limits.megabytes * 10**6) + 10**9
         bounds = JailLimits(60 * limits.minutes, limits.memory_mb * 10**6, size, limits.tell_errors)
         return jail.run(job, spec, files, bounds)
+
+
+def open_features(stack: ExitStack, plan: PlanText, store: Store) -> dict[str, int]:
+    """The files of the features that the plan names, of those that the store has."""
+    paths = {of: store.features_path(of) for of in plan.features}
+    return {of: _open(stack, path, os.O_RDONLY) for of, path in paths.items() if path.exists()}
 
 
 def base_of(site: Site, row: RequestRow, task: Task) -> Path:

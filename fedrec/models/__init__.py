@@ -34,6 +34,7 @@ __all__ = [
     "IALS",
     "MF",
     "NAMES",
+    "OUTCOMES",
     "Default",
     "Ease",
     "Echo",
@@ -73,6 +74,7 @@ _CLASSES = {
 }
 _FILES = {cls: name.replace("-", "_") for name, cls in _CLASSES.items()} | {"OwnModel": "own", "LocalEpochs": "local"}
 NAMES = tuple(_CLASSES)
+OUTCOMES = ("logistic",)  # judged by core.outcomes, not by ranks
 
 
 def __getattr__(name: str) -> Any:

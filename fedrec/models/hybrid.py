@@ -14,14 +14,13 @@ from fedrec.core.params import PrivateParams, SharedParams, add
 from fedrec.models.base import positive
 from fedrec.models.features import ITEM, USER, check_columns, inputs, mine
 from fedrec.models.pairs import normal, user_state
-
-BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # of the private Adam
-CELLS = 2_000_000  # logits held at once, 16 MB each
+from fedrec.models.softmax import blocks, fit_block
 
 
 @dataclass(frozen=True, slots=True)
 class Hybrid:
-    """Two towers, u = p_u + M'z_u and v = e_i + W'x_i with prepared features z, x; softmax of u.v over items.
+    """Two towers, u = p_u + M'z_u and v = e_i + W'x_i with prepared features z, x, each over the root of
+    their number; softmax of u.v over items.
 
     p_u and z_u stay at the institution. With item features e starts at zero, and only items that somebody has
     touched compete: here, or elsewhere, where e_i is no longer zero. So an item that nobody has touched is ranked
@@ -70,21 +69,19 @@ class Hybrid:
         self, rows: Interactions, shared: SharedParams, private: PrivateParams
     ) -> tuple[SharedParams, PrivateParams]:
         state, x = user_state(rows, private, self.factors), rows.matrix()
-        features, items = torch.from_numpy(inputs(self, rows, USER)), torch.from_numpy(self._items(rows, shared))
+        features, items = torch.from_numpy(self._inputs(rows, USER)), torch.from_numpy(self._items(rows, shared))
         offset = torch.from_numpy(self._of(rows, shared, USER))
         competes = (np.diff(x.tocsc().indptr) > 0) | shared["items"].any(1) | ("of_items" not in shared.tensors)
         away = torch.from_numpy(np.where(competes, 0.0, -np.inf))
         slope_items, slope_users = torch.zeros_like(items), torch.zeros(features.shape[1], self.factors).double()
-        block = max(1, CELLS // rows.n_items)
-        for low in range(0, rows.n_users if x.nnz else 0, block):
-            part = slice(low, min(low + block, rows.n_users))
+        for part in blocks(rows.n_users if x.nnz else 0, rows.n_items):
             touched = torch.from_numpy(x[part].toarray().astype(np.float64))
-            wrong, user = self._steps(touched, items, away, offset[part], state, part)
+            wrong, user = fit_block(self, touched, items, state, part, offset[part], away)
             slope_items += wrong.T @ user
             slope_users += features[part].T @ (wrong @ items)
         state["step"] += self.steps
         found = {"items": slope_items.numpy(), "of_users": slope_users.numpy()}
-        found["of_items"] = inputs(self, rows, ITEM).T @ found["items"]
+        found["of_items"] = self._inputs(rows, ITEM).T @ found["items"]
         mean = {name: (found[name] / max(x.nnz, 1)).astype(np.float32) for name in shared.tensors}
         return SharedParams(mean), PrivateParams(state)
 
@@ -99,24 +96,13 @@ class Hybrid:
     def _items(self, rows: Interactions, shared: SharedParams) -> NDArray[np.float64]:
         return shared["items"].astype(np.float64) + self._of(rows, shared, ITEM)
 
+    def _inputs(self, rows: Interactions, of: str) -> NDArray[np.float64]:
+        """Prepared features over the root of their number, so that many weigh no more than a few."""
+        raw = inputs(self, rows, of)
+        found: NDArray[np.float64] = raw / max(1, raw.shape[1]) ** 0.5
+        return found
+
     def _of(self, rows: Interactions, shared: SharedParams, of: str) -> NDArray[np.float64]:
         """What features say about users or items; zeros without any."""
         weights = shared.tensors.get("of_items" if of == ITEM else "of_users", np.zeros((0, self.factors)))
-        return inputs(self, rows, of) @ weights.astype(np.float64)
-
-    def _steps(
-        self, touched: torch.Tensor, items: torch.Tensor, away: torch.Tensor, offset: torch.Tensor,
-        state: dict[str, Any], part: slice,
-    ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
-        """Private steps for some users, in place; then the slope of their loss by logit, and their vectors."""
-        own, mean, square = (torch.from_numpy(state[n][part]) for n in ("users", "users_mean", "users_square"))
-        total, taken = touched.sum(1, keepdim=True), int(state["step"][0])
-        for step in range(taken + 1, taken + self.steps + 1):
-            wrong = torch.softmax((own + offset) @ items.T + away, 1) * total - touched
-            slope = wrong @ items + self.user_decay * own
-            mean.mul_(BETA1).add_(slope, alpha=1 - BETA1)
-            square.mul_(BETA2).addcmul_(slope, slope, value=1 - BETA2)
-            root = (square / (1 - BETA2**step)).sqrt_().add_(EPS)
-            own.addcdiv_(mean, root, value=-self.private_lr / (1 - BETA1**step))
-        user = own + offset
-        return torch.softmax(user @ items.T + away, 1) * total - touched, user
+        return self._inputs(rows, of) @ weights.astype(np.float64)

@@ -9,6 +9,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from fedrec.scientist.lines import chief
+
 SIZE = (9, 3.2)  # inches
 GREY, BLUE, ORANGE = "#b8bec8", "#2a6fbb", "#e08a2e"
 COLOURS = {"popularity": GREY, "local": ORANGE, "federated": BLUE, "centralised": "#444444"}
@@ -82,8 +84,9 @@ def _institutions(axes: Any, log: Sequence[Mapping[str, Any]], measured: Any) ->
         axes.legend(frameon=False, fontsize="small")
     elif measured is not None:
         ours = measured[measured["scope"] == "federated"]
-        axes.bar(list(ours["institution"]), list(ours["ndcg@10"]), color=BLUE)
-        axes.set(ylabel="NDCG@10", title="institutions: evaluation")
+        metric = chief(ours.columns)
+        axes.bar(list(ours["institution"]), list(ours[metric]), color=BLUE)
+        axes.set(ylabel=metric.upper(), title="institutions: evaluation")
     else:
         axes.set(title="institutions: not measured, see run.evaluate()", xticks=[], yticks=[])
 

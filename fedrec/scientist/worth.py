@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from fedrec.core.metrics import Sums
+from fedrec.errors import WrongInput
 from fedrec.scientist.federation import Answer
 
 if TYPE_CHECKING:
@@ -28,7 +29,12 @@ def worth(answers: Sequence[Answer], central: Sequence[Answer] = ()) -> list[dic
     Returns:
         institution, group, users, popularity, local, federated, centralised (None without), `gain` = federated -
         local with its 95 % interval `low` and `high`, both None for fewer than two users, and `verdict`.
+
+    Raises:
+        WrongInput: the model predicts outcomes and ranks nothing.
     """
+    if any("log_loss" in sums for one in answers for sums in one.numbers.values()):
+        raise WrongInput("worth compares rankings; of yes/no outcomes see run.evaluate()")
     pooled = sum((Sums.from_dict(one.numbers["federated"]) for one in central), start=Sums())
     rows = []
     for group in dict.fromkeys("".join(scope.partition(":")[1:]) for one in answers for scope in one.numbers):

@@ -65,6 +65,8 @@ def test_a_table_is_printed_for_people(dirty):
     ("arguments", "says"),
     [
         (("--model", "eaze"), "unknown model 'eaze'"),
+        (("--model", "logistic"), "logistic ranks nothing"),
+        (("--model", "features"), "features ranks nothing"),
         (("--by", "age"), "must be iid, size, cluster or column:NAME"),
         (("--by", "column:age"), "has this column"),
         (("--institutions", 1000), "cannot be dealt out"),

@@ -70,6 +70,11 @@ def test_a_fifth_of_the_users_is_held_out_and_never_trained_on(protocol):
     assert 0.15 < len(parts.held) / 400 < 0.25
 
 
+def test_users_who_are_all_alike_are_dealt_out_too():
+    parts = split_users(patients(features=False), "p1", 0)
+    assert 0.15 < len(parts.held) / 400 < 0.25
+
+
 def test_validation_users_are_not_test_users():
     held, validated = (split_users(patients(), protocol, 0).held.user for protocol in ("p1", "validation"))
     assert not set(held) & set(validated)

@@ -8,6 +8,8 @@ from small_site import ITEMS, approved, make_site, train
 import fedrec
 from fedrec import models
 from fedrec.exchange.wire import encode, sha256
+from fedrec.institution import policy
+from fedrec.institution.evidence.replay import replay
 from fedrec.institution.intake import take_in_folder
 from fedrec.institution.jobs import Jobs
 from fedrec.institution.perform import perform
@@ -90,6 +92,18 @@ def test_the_jail_and_the_rehearsal_give_the_same_bytes(model, folder, jobs):
     done = perform(plan.spec, "train", "p1", rehearsal(folder), model.init(len(ITEMS), 0).tensors, {})
     assert any(array.any() for array in done.update.values())
     assert trained(jobs._site, jobs, plan) == sha256(encode(done.update))
+
+
+def test_outcomes_are_evaluated_in_the_jail_as_in_the_rehearsal_and_replayed_to_the_same_bytes(folder, jobs, jail):
+    plan = fedrec.Plan(model=MODELS[1], rounds=1, train=("p1",), evaluate=True, seed=3)
+    jobs._site.audit.start("a", {}, {"data_version": jobs._site.store.version, **policy.keep(jobs._site)})
+    row, start = approved(jobs._site, plan.spec), plan.built.init(len(ITEMS), 0).tensors
+    assert train(jobs._site, jobs, row, start, run="judged")["status"] == "done"
+    answer = train(jobs._site, jobs, row, start, run="judged", kind="evaluate")
+    rehearsed = perform(plan.spec, "evaluate", "p1", rehearsal(folder), start, {}).numbers
+    assert answer["numbers"] == rehearsed
+    assert 0 < rehearsed["federated"]["users"] < 30
+    assert [one.same for one in replay(folder / "a", "judged", jail)] == [True, True]
 
 
 @pytest.mark.parametrize(

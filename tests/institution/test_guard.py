@@ -13,7 +13,7 @@ from fedrec.core.metrics import Sums, values
 from fedrec.errors import Refused
 from fedrec.exchange.plan import Tensor
 from fedrec.institution.blobs import Blobs
-from fedrec.institution.guard import Guard, check_counts, check_sums
+from fedrec.institution.guard import Guard, check_counts, check_outcomes, check_sums
 
 GUARD = Guard({"g": Tensor.parse("float32 items x 2"), "n": Tensor.parse("int64 1")}, n_items=3, max_bytes=100)
 
@@ -192,6 +192,43 @@ def test_scopes_and_groups_that_do_not_belong_together_are_refused(numbers):
 )
 def test_anything_but_sums_over_users_is_refused(numbers):
     assert code_of(check_sums, numbers, 3) == "guard.numbers"
+
+
+BINS = [0] * 99
+JUDGED = {"users": 3, "log_loss": 2.5, "brier": 0.7, "yes": [1, *BINS], "no": [0, 2, *BINS[1:]]}
+
+
+def test_counts_of_outcomes_are_taken():
+    assert check_outcomes({"federated": JUDGED}, 3) == {"federated": JUDGED}
+    nothing = {"users": 0, "log_loss": 0.0, "brier": 0.0, "yes": [0, *BINS], "no": [0, *BINS]}
+    assert check_outcomes({"local": nothing}, 3) == {"local": nothing}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"users": 4},
+        {"users": 2},
+        {"users": True},
+        {"log_loss": 105.1},
+        {"log_loss": float("nan")},
+        {"brier": 3.1},
+        {"brier": "0"},
+        {"yes": [1] + 98 * [0]},
+        {"yes": [1, *BINS, 0]},
+        {"yes": [2, *BINS]},
+        {"yes": [-1, 2, *BINS[1:]]},
+        {"yes": [1.0, *BINS]},
+        {"yes": ["canary", *BINS]},
+        {"yes": {"canary": 1}},
+        {"names": ["canary"]},
+    ],
+    ids=str,
+)
+def test_anything_but_counts_of_outcomes_is_refused(change):
+    assert code_of(check_outcomes, {"federated": {**JUDGED, **change}}, 3) == "guard.numbers"
+    assert code_of(check_outcomes, {"other": JUDGED}, 3) == "guard.numbers"
+    assert code_of(check_sums, {"federated": JUDGED}, 3) == "guard.numbers"  # of a model that ranks
 
 
 # blobs

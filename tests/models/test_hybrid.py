@@ -1,5 +1,7 @@
 """Features carry the model to items and users that nobody has seen; the control has the features shuffled."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from federating import federate
@@ -130,3 +132,14 @@ def test_users_features_do_not_leave(federation):
         "items": (ITEMS, 8), "of_items": (GENRES, 8), "of_users": (GENRES, 8),
     }  # fmt: skip
     assert private["users"].shape == (rows.n_users, 8)
+
+
+def test_local_epochs_hand_each_batch_of_users_its_own_features(federation):
+    rows, local = federation._rows["0"], models.LocalEpochs(8, batch=16)
+    shared, private = local.fit(MODEL, rows, MODEL.init(ITEMS, 0), PrivateParams({}))
+    assert area([(rows, MODEL.score(rows, shared, private))], unseen, WARM_ITEMS) > 0.8
+    town = rows.users.labels["town"]
+    mixed = replace(town, has=town.has[np.random.default_rng(0).permutation(rows.n_users)])
+    wrong = replace(rows, users=replace(rows.users, labels={"town": mixed}))
+    lied, private = local.fit(MODEL, wrong, MODEL.init(ITEMS, 0), PrivateParams({}))
+    assert area([(rows, MODEL.score(wrong, lied, private))], unseen, WARM_ITEMS) < 0.7

@@ -20,10 +20,11 @@ NOTHING = PrivateParams({})
 
 
 def patients(n=600, sites=4, seed=0):
-    """A risk that grows with dose and with one of three wards; a third of the doses is unknown."""
+    """A risk that grows with dose and with one of three wards; a tenth of the doses is unknown. No two are alike."""
     rng = np.random.default_rng(seed)
     dose, ward = rng.normal(100, 20, n), rng.integers(0, 3, n)
     happened = rng.random(n) < 1 / (1 + np.exp(-((dose - 100) / 10 + 2.0 * (ward == 1) - 0.5)))
+    height = rng.normal(170, 9, n)
     unknown = rng.random(n) < 0.1
     found = {}
     for number in range(sites):
@@ -33,6 +34,7 @@ def patients(n=600, sites=4, seed=0):
             {
                 "dose": [None if unknown[u] else float(dose[u]) for u in mine],
                 "ward": [f"w{ward[u]}" for u in mine],
+                "height": [float(height[u]) for u in mine],
             },
             k,
         )
@@ -80,7 +82,7 @@ def test_the_gradient_is_that_of_the_mean_cross_entropy():
 
 def test_preparation_is_the_same_for_one_institution_and_for_four():
     federation = patients()
-    four, one = prepared(federation), prepared(pooled(federation))
+    four, one = prepared(federation, least=2), prepared(pooled(federation), least=2)
     assert four["columns"] == one["columns"] == ("user.dose", "user.dose?", *WANTED[1:])
     np.testing.assert_allclose(four["centre"], one["centre"], rtol=1e-5)
     (rows,) = pooled(federation)._rows.values()
@@ -144,6 +146,22 @@ def test_evaluation_compares_with_alone_and_with_the_share_of_yes():
     assert set(means) == {"federated", "local", "popularity"}
     assert means["local"]["auc"] == means["popularity"]["auc"] == 0.5
     assert means["federated"]["log-loss"] < means["popularity"]["log-loss"]
+
+
+def test_a_run_is_evaluated_validated_searched_and_drawn_by_its_area():
+    federation = patients()
+    model = models.Logistic(**prepared(federation))
+    plan = fedrec.Plan(model=model, rounds=30, train=("p1",), evaluate=True, validate=1)
+    run = federation.train(plan)
+    table = run.evaluate().set_index(["scope", "institution"])
+    assert table.loc[("federated", "all"), "auc"] > table.loc[("popularity", "all"), "auc"] + 0.2
+    assert table.loc[("federated", "all"), "users"] == table.loc["federated"]["users"][:-1].sum()
+    assert run.validate().set_index("institution").loc["all", "auc"] > 0.7
+    assert run.plot() is not None
+    assert run.plot("auc") is not None
+    assert "p1 auc" in set(run.compare(run).iloc[:, 0].astype(str)) | set(run.compare(run).index.astype(str))
+    found = federation.search(plan, {"columns": [[], list(model.columns)], "centre": [[]], "scale": [[]]})
+    assert found.settings["columns"] == list(model.columns)
 
 
 def test_the_score_of_a_pair_is_the_probability_of_its_row():

@@ -6,6 +6,8 @@ import pytest
 
 import fedrec
 from fedrec.core.metrics import EVERY_USER, Sums
+from fedrec.core.outcomes import Outcomes
+from fedrec.errors import WrongInput
 from fedrec.scientist.federation import Answer
 from fedrec.scientist.worth import verdict, worth
 from fedrec.simulation import pooled
@@ -103,3 +105,8 @@ def test_a_run_says_for_each_institution_whether_it_is_worth_it(tmp_path):
     assert list(table["institution"][:4]) == ["a", "b", "c", "all"]
     run.plot("worth", tmp_path / "worth.png")
     assert (tmp_path / "worth.png").stat().st_size > 5_000
+
+
+def test_outcomes_are_no_rankings():
+    with pytest.raises(WrongInput, match="outcomes"):
+        worth([Answer("a", numbers={"federated": Outcomes().as_dict()})])
