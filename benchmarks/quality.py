@@ -27,6 +27,7 @@ from fedrec.scientist.worth import worth
 from fedrec.simulation import SimulatedFederation, pooled, simulate
 
 MODELS = ("popularity", "itemcf", "usercf", "ease", "sequential", "default", "mf", "ials", "bpr", "neumf")
+PROTOCOLS = ("p1", "p2", "p3")
 SPLITS = ("iid", "size", "age", "genre")
 TRIED: dict[str, dict[str, list[Any]]] = {
     "ease": {"l2": [50.0, 100.0, 200.0, 400.0]},
@@ -96,12 +97,13 @@ def row_of(federation: SimulatedFederation, name: str, protocol: str) -> dict[st
 def page(rows: list[dict[str, Any]], tried: list[dict[str, Any]]) -> str:
     """The rows as Markdown."""
     central = {(r["model"], r["protocol"]): r["federated"] for r in rows if r["institutions"] == 1}
+    rows = sorted(rows, key=lambda r: (r["protocol"], MODELS.index(r["model"])))
     lines = [
         "# Quality on ML-100K",
         "",
         "Written by `python benchmarks/quality.py`: test rows, default settings. HR@10 / NDCG@10, mean over users.",
         "Gain is federated minus local NDCG@10 with the 95 % interval of the paired difference; `worse` counts",
-        "institutions whose interval lies below 0. Splits and protocols: the script and docs/models.md.",
+        "institutions whose interval lies below 0, of which chance alone makes one in forty. Splits: the script.",
         "",
         "| model | protocol | K | split | local | federated | centralised | gain | worse |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -114,6 +116,9 @@ def page(rows: list[dict[str, Any]], tried: list[dict[str, Any]]) -> str:
         gain = f"{share} ({r['low']:+.4f} to {r['high']:+.4f})"
         names = [r["model"], r["protocol"], str(r["institutions"]), r["by"]]
         lines.append("| " + " | ".join([*names, *figures, gain, f"{r['below_local']} of {r['sites']}"]) + " |")
+    done = {(r["model"], r["protocol"]) for r in rows}
+    if left := [f"{name} {protocol}" for name in MODELS for protocol in PROTOCOLS if (name, protocol) not in done]:
+        lines += ["", f"Not measured yet: {', '.join(left)}."]
     lines += ["", "Settings tried on validation rows, K = 4 iid:", "", "| model | setting | NDCG@10 |", "|---|---|---|"]
     for one in tried:
         setting = ", ".join(f"{k} = {v}" for k, v in one.items() if k in TRIED[one["model"]])
@@ -132,7 +137,7 @@ def main() -> None:
     options.add_argument("--models", nargs="+", default=MODELS, choices=MODELS)
     options.add_argument("--institutions", nargs="+", type=int, default=[4, 16])
     options.add_argument("--by", nargs="+", default=SPLITS, choices=SPLITS)
-    options.add_argument("--protocols", nargs="+", default=["p1", "p2", "p3"])
+    options.add_argument("--protocols", nargs="+", default=PROTOCOLS, choices=PROTOCOLS)
     options.add_argument("--page", type=Path)
     asked = options.parse_args()
     with tempfile.TemporaryDirectory() as folder:
