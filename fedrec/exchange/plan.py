@@ -157,7 +157,8 @@ class PlanText:
     @property
     def features(self) -> tuple[str, ...]:
         """Whose features the model's setting `columns` names, of "users" and "items"; a job gets no others."""
-        columns = [str(name) for name in self.model.get("columns", ())]
+        given = self.model.get("columns", ())
+        columns = [str(name) for name in given] if isinstance(given, list | tuple) else []  # of own code: anything
         return tuple(of for of in ("users", "items") if any(name.startswith(f"{of[:-1]}.") for name in columns))
 
     @property

@@ -107,7 +107,8 @@ def test_outcomes_are_evaluated_in_the_jail_as_in_the_rehearsal_and_replayed_to_
 
 
 @pytest.mark.parametrize(
-    ("columns", "sees"), [([], [0, 0]), (["item.genre=war"], [0, 1]), (["user.age", "item.genre=war"], [1, 1])]
+    ("columns", "sees"),
+    [([], [0, 0]), (5, [0, 0]), (["item.genre=war"], [0, 1]), (["user.age", "item.genre=war"], [1, 1])],
 )
 def test_a_job_sees_the_features_that_its_plan_names_and_no_others(columns, sees, jobs):
     plan = fedrec.Plan(code=SETTINGS["code"], settings={"columns": columns}, rounds=1, train=("p1",))
