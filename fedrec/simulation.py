@@ -8,21 +8,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from fedrec.aggregation import SiteUpdate
+from fedrec.config.schema import Feature
+from fedrec.core.features import Features, joined
 from fedrec.core.interactions import Interactions
 from fedrec.core.params import Array, SharedParams
 from fedrec.errors import DataError, Refused
 from fedrec.exchange.codec import unpack_update
 from fedrec.exchange.plan import check_start
 from fedrec.exchange.wire import decode, digest, encode
+from fedrec.institution.features import collect
 from fedrec.institution.guard import MEASURE, Guard, check_measures
 from fedrec.institution.index import index_frame
 from fedrec.institution.outgoing import packed
 from fedrec.institution.perform import perform
+from fedrec.institution.store import read_features
 from fedrec.scientist.federation import Answer, RoundTask, SiteRefused, SiteState, Watch
 from fedrec.scientist.plan import Plan
 from fedrec.scientist.runs import Run
@@ -30,6 +34,9 @@ from fedrec.scientist.search import Search, search
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+FeatureKind = Literal["number", "text", "tags"]
 
 
 class SimulatedFederation:
@@ -185,12 +192,18 @@ def simulate(
     rating: str | None = "rating",
     time: str | None = "timestamp",
     catalogue: Sequence[str] | None = None,
+    user_features: Mapping[str, pd.DataFrame] | None = None,
+    item_features: pd.DataFrame | None = None,
+    kinds: Mapping[str, FeatureKind] | None = None,
 ) -> SimulatedFederation:
     """A federation of the institutions in `frames`, one DataFrame of interactions each.
 
     Args:
         user, item, rating, time: column names; rating and time may be None.
         catalogue: item ids in their order; by default every id in the frames, sorted.
+        user_features: a table of users for each institution, with the column `user`.
+        item_features: one table of items, with the column `item`.
+        kinds: their columns: number, text or tags (texts with | between them); others are not read.
 
     Raises:
         DataError: a frame lacks a column.
@@ -200,20 +213,28 @@ def simulate(
             raise DataError(f"{name}: has no column {', '.join(missing)}")
     if catalogue is None:
         catalogue = sorted({str(value) for frame in frames.values() for value in frame[item]})
-    rows = {
-        name: index_frame(
-            frame.astype({user: str, item: str}), catalogue, user=user, item=item, rating=rating, time=time
-        ).rows
-        for name, frame in frames.items()
-    }
+    known = None if item_features is None else _known(item_features, item, catalogue, kinds or {})
+    rows = {}
+    for name, frame in frames.items():
+        texts = frame.astype({user: str, item: str})
+        done = index_frame(texts, catalogue, user=user, item=item, rating=rating, time=time)
+        users = None if user_features is None else _known(user_features[name], user, done.user_ids, kinds or {})
+        rows[name] = replace(done.rows, users=users, items=known)
     return SimulatedFederation(rows, len(catalogue), catalogue)
+
+
+def _known(frame: pd.DataFrame, key: str, names: Sequence[str], kinds: Mapping[str, FeatureKind]) -> Features:
+    """Features as an institution's intake makes them."""
+    wanted = {name: Feature(type=kind) for name, kind in kinds.items() if name in frame}
+    table, _ = collect({str(name): frame[name] for name in frame}, key, names, wanted)
+    return read_features(table)
 
 
 def pooled(federation: SimulatedFederation) -> SimulatedFederation:
     """The same rows as if one institution held them all: the centralised yardstick."""
     parts = list(federation._rows.values())
     firsts = np.cumsum([0, *(part.n_users for part in parts)])
-    timed = all(part.time is not None for part in parts)
+    timed, known = all(part.time is not None for part in parts), all(part.users is not None for part in parts)
     rows = Interactions(
         np.concatenate([part.user + np.int32(first) for part, first in zip(parts, firsts, strict=False)]).astype(
             np.int32
@@ -223,5 +244,7 @@ def pooled(federation: SimulatedFederation) -> SimulatedFederation:
         np.concatenate([part.time for part in parts if part.time is not None]) if timed else None,
         int(firsts[-1]),
         federation.n_items,
+        joined([part.users for part in parts if part.users is not None]) if known else None,
+        parts[0].items,
     )
     return SimulatedFederation({"all": rows}, federation.n_items, federation.catalogue)

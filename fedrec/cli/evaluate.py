@@ -8,8 +8,9 @@ from typing import Any
 import click
 
 from fedrec.cli.output import emit, json_option, progress, say
+from fedrec.errors import WrongInput
 
-METRICS = ("hr@10", "ndcg@10", "recall@20")
+METRICS = ("hr@10", "ndcg@10", "recall@20", "map@10", "mrr@10", "precision@10", "novelty@10", "popular@10")
 SCOPES = ("popularity", "local", "federated", "centralised")
 
 
@@ -56,9 +57,11 @@ def evaluate(
     """
     from fedrec.datasets.ratings import Role, read_ratings
     from fedrec.demo.offline import compare, federation_of, fitting
-    from fedrec.models import create
+    from fedrec.models import OUTCOMES, create
 
     create(name, {})
+    if name in (*OUTCOMES, "features"):
+        raise WrongInput(f"{name} ranks nothing: this command compares recommenders")
     asked: list[tuple[Role, str | None]] = [
         ("user", user_column),
         ("item", item_column),
@@ -98,15 +101,24 @@ def _drawn(row: dict[str, Any]) -> str:
         f"{row['model']}, {row['protocol']}, {row['institutions']} institutions by {row['by']}: "
         f"{row['users']} users, {row['items']} items, mean over users"
     ]
-    lines.append(f"{'':14}" + "".join(f"{metric:>12}" for metric in METRICS))
+    lines.append(f"{'':14}" + "".join(f"{metric:>13}" for metric in METRICS))
     for scope in SCOPES:
-        lines.append(f"{scope:14}" + "".join(f"{_figure(row[scope][metric]):>12}" for metric in METRICS))
-    lines.append("")
-    lines.append(f"{'ndcg@10':14}{'alone':>12}{'federated':>12}")
-    for site, alone in row["local_by_institution"].items():
-        together = row["federated_by_institution"][site]
-        lines.append(f"{site:14}{_figure(alone['ndcg@10']):>12}{_figure(together['ndcg@10']):>12}")
+        lines.append(f"{scope:14}" + "".join(f"{_figure(row[scope][metric]):>13}" for metric in METRICS))
+    lines += ["", "NDCG@10, 95 % interval: " + "; ".join(_around(scope, row["intervals"][scope]) for scope in SCOPES)]
+    lines += ["", "Is it worth it for us? NDCG@10 on its own users", _HEAD]
+    for one in row["worth"]:
+        name = f"  {one['group']}" if one["group"] else one["institution"]
+        figures = "".join(f"{_figure(one[key]):>12}" for key in ("popularity", "local", "federated"))
+        if one["group"] == "" or one["institution"] == "all":
+            lines.append(f"{name:14}{one['users']:>7}{figures}  {one['verdict']}")
     return "\n".join(lines)
+
+
+_HEAD = f"{'':14}{'users':>7}{'popularity':>12}{'alone':>12}{'federated':>12}"
+
+
+def _around(scope: str, interval: tuple[float, float] | None) -> str:
+    return f"{scope} {_figure(None)}" if interval is None else f"{scope} {interval[0]:.4f} to {interval[1]:.4f}"
 
 
 def _figure(value: float | None) -> str:

@@ -97,7 +97,7 @@ class Feature(Table):
 
 
 class Features(Table):
-    """Columns about users and items, kept beside the rows. No model uses them yet."""
+    """Columns about users and items, kept beside the rows. A plan's model names those that it reads."""
 
     user: dict[str, Feature] = Field(default_factory=dict)
     item: dict[str, Feature] = Field(default_factory=dict)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
+
+from fedrec.core.features import Features
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +24,8 @@ class Interactions:
         item: index in the consortium's catalogue; shape (n,), 0 <= item < n_items.
         rating: the source's rating or count; shape (n,).
         time: seconds since 1970; shape (n,), or None when the source has no timestamps.
+        users: what is known about users, by index; None where nothing is. It never leaves the institution.
+        items: what is known about items.
     """
 
     user: NDArray[np.int32]
@@ -30,6 +34,8 @@ class Interactions:
     time: NDArray[np.int64] | None
     n_users: int
     n_items: int
+    users: Features | None = None
+    items: Features | None = None
 
     def __len__(self) -> int:
         return len(self.user)
@@ -43,11 +49,5 @@ class Interactions:
 
     def take(self, keep: NDArray[Any]) -> Interactions:
         """The rows where `keep` is True (or at these positions); users keep their indices."""
-        return Interactions(
-            self.user[keep],
-            self.item[keep],
-            self.rating[keep],
-            None if self.time is None else self.time[keep],
-            self.n_users,
-            self.n_items,
-        )
+        time = None if self.time is None else self.time[keep]
+        return replace(self, user=self.user[keep], item=self.item[keep], rating=self.rating[keep], time=time)

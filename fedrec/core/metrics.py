@@ -8,7 +8,8 @@ items of one user (p3) do not push each other down when they tie: they take the 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
+from math import sqrt
 from typing import Any
 
 import numpy as np
@@ -20,38 +21,89 @@ from fedrec.core.split import Split
 
 CUT, RECALL_CUT, NEGATIVES = 10, 20, 99
 CELLS = 4_000_000  # scores held at once, about 32 MB
+EVERY_USER = ("hr", "ndcg", "recall", "recall10", "precision", "map", "mrr", "novelty", "popular")  # in [0, 1] each
+NAMES = ("hr@10", "ndcg@10", "recall@20", "recall@10", "precision@10", "map@10", "mrr@10", "novelty@10", "popular@10")
+GROUPS, GROUP_EDGES, LEAST_GROUP = (":few", ":some", ":many"), (20, 100), 10
+Z95 = 1.959964  # of the normal distribution
 Scorer = Callable[[int, int], NDArray[Any]]
+Values = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Sums:
-    """What leaves an institution: sums over its evaluated users.
+    """What leaves an institution: sums over its evaluated users of values in [0, 1]; no user's value leaves.
 
-    With several held-out items (p3) HR@10 asks whether any of them is in the first ten, NDCG@10 is
-    divided by the best that this user allows, and Recall@20 by the user's number of held-out items.
+    With several held-out items (p3) HR@10 asks whether any of them is in the first ten, NDCG@10 and MAP@10 are
+    divided by the best that this user allows, recalls by the user's number of held-out items, and MRR@10 takes the
+    first that is found. Novelty and popular@10 are about the list itself, by the institution's own train rows:
+    the mean self-information of the ten items (1 = nobody here touched them), and the share of the ten that are
+    among the institution's most popular tenth of items. Under p2 there is no list, and both are 0.
+
+    Args:
+        ndcg_squares: sum of the squares of NDCG@10, for its interval.
+        gap_squares: sum of the squares of (NDCG@10 of the federated model - of this one), for the interval of their
+            difference; 0 for the federated model itself.
     """
 
     users: int = 0
     hr: float = 0.0
     ndcg: float = 0.0
     recall: float = 0.0
+    recall10: float = 0.0
+    precision: float = 0.0
+    map: float = 0.0
+    mrr: float = 0.0
+    novelty: float = 0.0
+    popular: float = 0.0
+    ndcg_squares: float = 0.0
+    gap_squares: float = 0.0
+
+    @classmethod
+    def of(cls, values: Values, federated: Values | None = None) -> Sums:
+        """The sums of users' values; shape (users, len(EVERY_USER)).
+
+        Args:
+            federated: the values of the same users with the federated model; None where `values` are those.
+        """
+        ndcg = values[:, 1]
+        gap = 0.0 if federated is None else float(((federated[:, 1] - ndcg) ** 2).sum())
+        named = dict(zip(EVERY_USER, values.sum(axis=0).tolist(), strict=True))
+        return cls(len(values), **named, ndcg_squares=float((ndcg**2).sum()), gap_squares=gap)
 
     def __add__(self, other: Sums) -> Sums:
-        return Sums(self.users + other.users, self.hr + other.hr, self.ndcg + other.ndcg, self.recall + other.recall)
+        return Sums(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
 
     def as_dict(self) -> dict[str, float]:
         """The sums by name."""
-        return {"users": self.users, "hr": self.hr, "ndcg": self.ndcg, "recall": self.recall}
+        return asdict(self)
 
     @classmethod
     def from_dict(cls, sums: Mapping[str, float]) -> Sums:
         """The sums that `as_dict` wrote."""
-        return cls(int(sums["users"]), float(sums["hr"]), float(sums["ndcg"]), float(sums["recall"]))
+        return cls(int(sums["users"]), *(float(sums[field.name]) for field in fields(cls)[1:]))
 
     def means(self) -> dict[str, float | None]:
         """Means over users, by the names of the JSON contract; None without users."""
-        named = {"hr@10": self.hr, "ndcg@10": self.ndcg, "recall@20": self.recall}
-        return {name: total / self.users if self.users else None for name, total in named.items()}
+        named = zip(NAMES, EVERY_USER, strict=True)
+        return {name: getattr(self, each) / self.users if self.users else None for name, each in named}
+
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % interval of NDCG@10; None for fewer than two users."""
+        return _interval(self.users, self.ndcg, self.ndcg_squares)
+
+    def gain(self, federated: Sums) -> tuple[float, float, float] | None:
+        """(mean, low, high) of NDCG@10 of the federated model minus this one, paired by user; None as `interval`."""
+        found = _interval(self.users, federated.ndcg - self.ndcg, self.gap_squares)
+        return None if found is None else ((federated.ndcg - self.ndcg) / self.users, *found)
+
+
+def _interval(users: int, total: float, squares: float) -> tuple[float, float] | None:
+    """Of a mean, by the normal distribution, from sums alone."""
+    if users < 2:
+        return None
+    mean = total / users
+    half = Z95 * sqrt(max(0.0, squares / users - mean**2) / (users - 1))
+    return mean - half, mean + half
 
 
 def users_at_once(n_items: int) -> int:
@@ -60,7 +112,12 @@ def users_at_once(n_items: int) -> int:
 
 
 def measure(score: Scorer, rows: Split, protocol: str, seed: int) -> Sums:
-    """Sums over the users with held-out rows.
+    """Sums over the users with held-out rows; as `measured`."""
+    return Sums.of(measured(score, rows, protocol, seed))
+
+
+def measured(score: Scorer, rows: Split, protocol: str, seed: int) -> Values:
+    """EVERY_USER's values of the users with held-out rows, ascending; shape (users, len(EVERY_USER)).
 
     Args:
         score: scores of users lo..hi-1 for all items, not masked; shape (hi - lo, n_items).
@@ -69,7 +126,8 @@ def measure(score: Scorer, rows: Split, protocol: str, seed: int) -> Sums:
         seed: draws p2's negatives, the same for every number of institutions.
     """
     held, n_items = rows.held, rows.held.n_items
-    total, step = Sums(), users_at_once(n_items)
+    found, step = [np.zeros((0, len(EVERY_USER)))], users_at_once(n_items)
+    known = _popularity(rows.train)
     for low in range(0, held.n_users, step):
         high = min(low + step, held.n_users)
         pairs = np.unique(np.stack([_of(held, "user", low, high), _of(held, "item", low, high)]), axis=1)
@@ -79,10 +137,56 @@ def measure(score: Scorer, rows: Split, protocol: str, seed: int) -> Sums:
         candidate = np.ones((high - low, n_items), dtype=np.bool_)
         candidate[_of(rows.seen, "user", low, high) - low, _of(rows.seen, "item", low, high)] = False
         candidate[user, item] = False
+        scores = score(low, high)
         if protocol == "p2":
+            lists = np.zeros((len(np.unique(user)), 2))
             candidate = _sampled(candidate, rows, low, seed)
-        total += summed(ranks(score(low, high), candidate, user, item), user)
-    return total
+        else:
+            lists = _listed(scores, candidate, user, item, known)
+        found.append(np.column_stack([values(ranks(scores, candidate, user, item), user), lists]))
+    return np.concatenate(found)
+
+
+def by_rows(rows: Split) -> dict[str, NDArray[np.bool_]]:
+    """The evaluated users in groups by their number of train rows: ":few" below 20, ":some" below 100, ":many".
+
+    None at all where one of them has users, but fewer than LEAST_GROUP: it could be told from the others' sums.
+
+    Returns:
+        By group, who of `measured`'s users is in it; groups without users are left out.
+    """
+    count = np.bincount(rows.train.user, minlength=rows.train.n_users)[np.unique(rows.held.user)]
+    which = np.searchsorted(GROUP_EDGES, count, side="right")
+    groups = {name: which == number for number, name in enumerate(GROUPS) if (which == number).any()}
+    return groups if all(who.sum() >= LEAST_GROUP for who in groups.values()) else {}
+
+
+def _popularity(train: Interactions) -> Values:
+    """Self-information of each item as a share of the most there can be, and whether it is of the most popular tenth.
+
+    Returns:
+        Shape (2, n_items).
+    """
+    x = train.matrix()
+    touched = np.bincount(x.indices, minlength=train.n_items)
+    most = np.log2(np.count_nonzero(np.diff(x.indptr)) + 1.0) or 1.0
+    tenth = np.zeros(train.n_items)
+    tenth[np.argsort(-touched, kind="stable")[: train.n_items // 10]] = 1.0
+    return np.stack([1.0 - np.log2(touched + 1.0) / most, tenth])
+
+
+def _listed(
+    scores: NDArray[Any], candidate: NDArray[np.bool_], user: NDArray[Any], item: NDArray[Any], known: Values
+) -> Values:
+    """The means of `known` over each user's ten best; users as in np.unique(user), shape (users, 2)."""
+    evaluated = np.unique(user)
+    open_ = np.where(candidate, scores, -np.inf).astype(np.float64)
+    open_[user, item] = scores[user, item]
+    open_ = np.nan_to_num(open_[evaluated], nan=-np.inf, posinf=np.inf, neginf=-np.inf)
+    cut = min(CUT, open_.shape[1])
+    best = np.argpartition(-open_, cut - 1, axis=1)[:, :cut]
+    found: Values = known[:, best].mean(axis=2).T
+    return found
 
 
 def ranks(
@@ -112,13 +216,36 @@ def ranks(
 
 def summed(rank: NDArray[np.int64], user: NDArray[Any]) -> Sums:
     """Sums over users from the ranks of their held-out items; both of shape (pairs,), users in any order."""
+    found = values(rank, user)
+    return Sums.of(np.column_stack([found, np.zeros((len(found), 2))]))
+
+
+def values(rank: NDArray[np.int64], user: NDArray[Any]) -> Values:
+    """Each user's values but those of the list, in the order of EVERY_USER; shape (users, 7), users as np.unique(user).
+
+    Source: Manning, Raghavan, Schütze 2008, Introduction to Information Retrieval, chapter 8.
+    """
     each, held = np.unique(user, return_inverse=True, return_counts=True)[1:]
-    gain = np.where(rank < CUT, 1.0 / np.log2(np.minimum(rank, CUT) + 2.0), 0.0)
+    place = np.minimum(rank, CUT).astype(np.float64)
+    hit = rank < CUT
     best = np.concatenate([[0.0], np.cumsum(1.0 / np.log2(np.arange(CUT) + 2.0))])
-    hits = np.bincount(each, rank < CUT)
-    ndcg = np.bincount(each, gain) / best[np.minimum(held, CUT)]
-    recall = np.bincount(each, rank < RECALL_CUT) / held
-    return Sums(len(held), float(np.count_nonzero(hits)), float(ndcg.sum()), float(recall.sum()))
+    hits = np.bincount(each, hit)
+    order = np.lexsort((rank, each))
+    nth = np.empty(len(rank))
+    nth[order] = np.arange(len(rank)) - np.searchsorted(each[order], each[order]) + 1.0  # how many are found up to it
+    first = np.zeros(len(held))
+    np.maximum.at(first, each, np.where(hit, 1.0 / (place + 1.0), 0.0))
+    return np.column_stack(
+        [
+            hits > 0,
+            np.bincount(each, np.where(hit, 1.0 / np.log2(place + 2.0), 0.0)) / best[np.minimum(held, CUT)],
+            np.bincount(each, rank < RECALL_CUT) / held,
+            hits / held,
+            hits / CUT,
+            np.bincount(each, np.where(hit, nth / (place + 1.0), 0.0)) / np.minimum(held, CUT),
+            first,
+        ]
+    )
 
 
 def _sampled(candidate: NDArray[np.bool_], rows: Split, low: int, seed: int) -> NDArray[np.bool_]:

@@ -6,10 +6,13 @@ over other institutions. Hashes of (seed, items) give the same draw for every nu
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrec.core.interactions import Interactions
+if TYPE_CHECKING:
+    from fedrec.core.interactions import Interactions
 
 
 def mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:

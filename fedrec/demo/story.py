@@ -24,7 +24,7 @@ from fedrec.datasets import DataSource, get_ml100k, synthetic
 from fedrec.demo import owners
 from fedrec.demo.sites import SCIENTIST, Sites, finish_all, prepare, start_fedrec, timed, undisturbed, write_secret
 from fedrec.demo.sites import fedrec as command
-from fedrec.demo.table import comparison, in_words, yardstick
+from fedrec.demo.table import comparison, gains, in_words, yardstick
 from fedrec.errors import Refused, Unreachable, WrongInput
 from fedrec.examples.my_factors import MyFactors
 from fedrec.institution.audit import verify
@@ -203,6 +203,7 @@ class Story:
                 for line in run.log
             ],
             "table": table,
+            "worth": gains(self.runs),
             "yardstick": known,
             "published": lists,
             "models": {published.plan.name: published.model_sha256}

@@ -11,6 +11,7 @@ from fedrec.config import SchemaConfig
 from fedrec.demo.sites import Sites
 from fedrec.institution.intake import read_source
 from fedrec.scientist.runs import Run
+from fedrec.scientist.worth import worth
 from fedrec.simulation import pooled, simulate
 
 Row = dict[str, Any]
@@ -80,8 +81,8 @@ def in_words(known: Row | None) -> str:
 
 
 def drawn(report: Mapping[str, Any]) -> list[Table]:
-    """The report as tables for a terminal: quality, institutions, cost of rounds, decisions."""
-    return [_quality(report), _institutions(report), _cost(report), _decisions(report)]
+    """The report as tables for a terminal: quality, institutions, verdicts, cost of rounds, decisions."""
+    return [_quality(report), _institutions(report), _worth(report), _cost(report), _decisions(report)]
 
 
 def _quality(report: Mapping[str, Any]) -> Table:
@@ -108,6 +109,23 @@ def _institutions(report: Mapping[str, Any]) -> Table:
     for site in report["institutions"]:
         pairs = [(at.get((name, "local", site)), at.get((name, "federated", site))) for name in names]
         table.add_row(site, *("denied" if None in pair else f"{pair[0]:.4f} -> {pair[1]:.4f}" for pair in pairs))
+    return table
+
+
+def gains(runs: Sequence[Run]) -> list[Row]:
+    """`worth.worth` of every run that was evaluated under P1, with the model's name."""
+    evaluated = [run for run in runs if "p1" in run.evaluations and not hasattr(run.plan.built, "probability")]
+    return [{"model": run.plan.name, **row} for run in evaluated for row in worth(run.evaluations["p1"])]
+
+
+def _worth(report: Mapping[str, Any]) -> Table:
+    """One sentence of verdict for each institution and model, on all its users."""
+    table = Table(title="Is it worth it for us? P1 NDCG@10, federated against its own model", title_justify="left")
+    for column in ("institution", "model", "verdict"):
+        table.add_column(column)
+    for row in sorted(report["worth"], key=lambda row: row["institution"] == "all"):
+        if not row["group"]:
+            table.add_row(row["institution"], row["model"], row["verdict"])
     return table
 
 

@@ -155,6 +155,13 @@ class PlanText:
         return (*found, "global-quality") if self.stop.get("patience") else tuple(found)
 
     @property
+    def features(self) -> tuple[str, ...]:
+        """Whose features the model's setting `columns` names, of "users" and "items"; a job gets no others."""
+        given = self.model.get("columns", ())
+        columns = [str(name) for name in given] if isinstance(given, list | tuple) else []  # of own code: anything
+        return tuple(of for of in ("users", "items") if any(name.startswith(f"{of[:-1]}.") for name in columns))
+
+    @property
     def train_tasks(self) -> int:
         """How many training rounds the plan needs at one site."""
         return self.rounds * self.runs * len(self.train)

@@ -1,4 +1,4 @@
-"""What is known about users and items, by index, kept beside the rows. No model reads it yet."""
+"""What is known about users and items, by index, kept beside the rows; a plan's `columns` name what a model reads."""
 
 from __future__ import annotations
 

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
+from fedrec.core.metrics import CUT, GROUPS, LEAST_GROUP, Sums
+from fedrec.core.outcomes import BINS, Outcomes
 from fedrec.core.params import Array
 from fedrec.errors import Refused
 from fedrec.exchange.plan import Tensor
 
 MEASURE = 10_000  # a measure of 1 in a passport
 SCOPES = ("federated", "local", "popularity")
-SUMS = ("users", "hr", "ndcg", "recall")  # core.metrics.Sums
 _NEXT = "The owner's log says which check it was; mend the plan and submit it again"
 
 
@@ -115,19 +116,92 @@ def check_measures(said: object, wanted: Sequence[str], quality: Callable[[], fl
 
 
 def check_sums(numbers: object, n_users: int) -> dict[str, dict[str, float]]:
-    """What an evaluation releases: per scope a number of users and three sums, none larger than it.
+    """What an evaluation releases: per scope, and per group of users where groups are large enough, sums that fit.
+
+    Every sum is of values in [0, 1], so it is at most the number of users; the sums of one scope must be able to
+    come from the same users, all scopes have the same users, and groups add up to them.
 
     Raises:
         Refused: `guard.numbers` for anything else.
     """
-    if not isinstance(numbers, dict) or not all(s in SCOPES and _are_sums(numbers[s], n_users) for s in numbers):
-        raise Refused("guard.numbers", "the evaluation gave something else than sums over users", _NEXT)
+    if isinstance(numbers, dict) and all(_are_sums(numbers[key], n_users) for key in numbers) and _fit(numbers):
+        return numbers
+    raise Refused("guard.numbers", "the evaluation gave something else than sums over users", _NEXT)
+
+
+def check_outcomes(numbers: object, n_rows: int) -> dict[str, dict[str, Any]]:
+    """What an evaluation of yes/no outcomes releases: per scope counts of rows by bin that add up, and two sums.
+
+    Raises:
+        Refused: `guard.numbers` for anything else.
+    """
+    if not isinstance(numbers, dict) or not all(s in SCOPES and _are_outcomes(numbers[s], n_rows) for s in numbers):
+        raise Refused("guard.numbers", "the evaluation gave something else than sums over rows", _NEXT)
     return numbers
 
 
-def _are_sums(sums: object, n_users: int) -> bool:
-    if not isinstance(sums, dict) or set(sums) != set(SUMS) or type(sums["users"]) is not int:
+def _are_outcomes(sums: object, n_rows: int) -> bool:
+    if not isinstance(sums, dict) or set(sums) != set(Outcomes().as_dict()) or type(sums["users"]) is not int:
         return False
-    users = sums["users"]
-    most = users * (1 + 1e-9)  # users, but for the rounding of sums of ones
-    return 0 <= users <= n_users and all(type(sums[name]) in (int, float) and 0 <= sums[name] <= most for name in SUMS)
+    counts = [sums["yes"], sums["no"]]
+    if not all(type(bins) is list and len(bins) == BINS for bins in counts):
+        return False
+    if not all(type(count) is int and count >= 0 for bins in counts for count in bins):
+        return False
+    rows, most = sums["users"], {"log_loss": 35.0, "brier": 1.0}  # -ln of outcomes.TINY is 34.5
+    return (
+        0 <= rows <= n_rows
+        and sum(map(sum, counts)) == rows
+        and all(type(sums[n]) in (int, float) and 0 <= sums[n] <= high * rows * (1 + 1e-9) for n, high in most.items())
+    )
+
+
+def _are_sums(sums: object, n_users: int) -> bool:
+    """Whether the numbers of one scope are of the right kind, and could be those of that many users."""
+    if not isinstance(sums, dict) or set(sums) != set(Sums().as_dict()) or type(sums["users"]) is not int:
+        return False
+    users, rest = sums["users"], [sums[name] for name in sums if name != "users"]
+    slack = 1e-9 * max(1, users)  # sums of ones round
+    if not 0 <= users <= n_users or not all(type(v) in (int, float) and 0 <= v <= users + slack for v in rest):
+        return False
+    hr = sums["hr"]
+    return (
+        hr == int(hr)
+        and all(sums[name] <= hr + slack for name in ("ndcg", "recall10", "precision", "map", "mrr"))
+        and all(CUT * sums[name] >= hr - CUT * slack for name in ("precision", "mrr"))  # a hit in the last place
+        and sums["recall10"] <= sums["recall"] + slack
+        and sums["ndcg_squares"] <= sums["ndcg"] + slack
+        and sums["ndcg"] ** 2 <= users * (sums["ndcg_squares"] + slack)
+    )
+
+
+def _fit(numbers: Mapping[str, Mapping[str, float]]) -> bool:
+    """Whether scopes and groups belong together."""
+    groups = {"".join(key.partition(":")[1:]) for key in numbers} - {""}
+    scopes = {key.partition(":")[0] for key in numbers}
+    if not groups <= set(GROUPS) or not scopes <= set(SCOPES):
+        return False
+    if set(numbers) != {scope + group for scope in scopes for group in ("", *groups)}:
+        return False
+    if any(0 < numbers[key]["users"] < LEAST_GROUP for key in numbers if ":" in key):
+        return False
+    for group in ("", *groups):
+        ours = numbers.get("federated" + group)
+        for one in (numbers[scope + group] for scope in scopes):
+            if ours is not None and not (one["users"] == ours["users"] and _paired(ours, one, one is ours)):
+                return False
+    return not groups or all(
+        abs(sum(numbers[scope + group][name] for group in groups) - total) <= 1e-9 * max(1, numbers[scope]["users"])
+        for scope in scopes
+        for name, total in numbers[scope].items()
+    )
+
+
+def _paired(ours: Mapping[str, float], one: Mapping[str, float], same: bool) -> bool:
+    """Whether the sum of squared differences could be that of these two: |a - b| is 0, or between |sum| and norms."""
+    users, gap = ours["users"], one["gap_squares"]
+    if same:
+        return gap == 0
+    slack = 1e-9 * max(1, users)
+    squares = ours["ndcg_squares"] + one["ndcg_squares"]
+    return (ours["ndcg"] - one["ndcg"]) ** 2 <= users * (gap + slack) and gap <= squares + slack

@@ -19,6 +19,7 @@ import signal
 import socket
 import sys
 import traceback
+from dataclasses import replace
 from typing import Any, NoReturn
 
 import numpy as np
@@ -218,7 +219,9 @@ def _line(error: BaseException) -> int | None:
 
 def _perform(spec: dict[str, Any], files: dict[str, int]) -> dict[str, Any]:
     """Read the inputs from their descriptors, do the task, write the outputs to theirs."""
-    rows = store.read_rows(pyarrow.py_buffer(mmap.mmap(files["rows"], 0, prot=mmap.PROT_READ)))
+    rows = store.read_rows(_mapped(files["rows"]))
+    users, items = (store.read_features(_mapped(files[of])) if of in files else None for of in ("users", "items"))
+    rows = replace(rows, users=users, items=items)
     shared = decode(_read(files["base"]))
     private = decode(_read(files["private"])) if "private" in files else {}
     done = perform(PlanText.parse(spec["plan"]), spec["kind"], spec["protocol"], rows, shared, private)
@@ -227,6 +230,10 @@ def _perform(spec: dict[str, Any], files: dict[str, int]) -> dict[str, Any]:
     if done.state is not None:
         _write(files["state"], encode(done.state))
     return {"rows": done.rows, "users": done.users, "numbers": done.numbers, "measures": done.measures}
+
+
+def _mapped(descriptor: int) -> pyarrow.Buffer:
+    return pyarrow.py_buffer(mmap.mmap(descriptor, 0, prot=mmap.PROT_READ))
 
 
 def _read(descriptor: int) -> bytes:

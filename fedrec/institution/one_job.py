@@ -81,7 +81,7 @@ def perform(
         detail.update(ms=int(1000 * report.seconds), data_version=store.version)
         if task.kind == "train":
             return _release(site, row, task, permit, plan, limits, store, folder, report, detail)
-        numbers, said = numbers_of(store, report.body)
+        numbers, said = numbers_of(plan, store, report.body)
         if task.kind == "evaluate":
             detail.update(sha256=said)
             keep_base(site, row, task)

@@ -15,8 +15,9 @@ from fedrec.errors import Refused
 from fedrec.exchange.codec import pack_update, unpack_update
 from fedrec.exchange.plan import PlanText
 from fedrec.exchange.wire import decode, encode, sha256
-from fedrec.institution.guard import Guard, check_counts, check_measures, check_sums
+from fedrec.institution.guard import Guard, check_counts, check_measures, check_outcomes, check_sums
 from fedrec.institution.store import Store
+from fedrec.models import OUTCOMES
 
 MAX_MORE = 10**6  # bytes of an update file beyond the arrays
 
@@ -106,13 +107,17 @@ def packed(
     return data, kept
 
 
-def numbers_of(store: Store, body: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+def numbers_of(plan: PlanText, store: Store, body: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     """The sums that an evaluate task reported, and the SHA-256 of their JSON with sorted keys.
 
     Raises:
         Refused: `guard.` and what is wrong with them.
     """
-    numbers: dict[str, Any] = check_sums(body.get("numbers"), store.n_users)
+    numbers: dict[str, Any]
+    if plan.model["name"] in OUTCOMES:
+        numbers = check_outcomes(body.get("numbers"), store.n_rows)
+    else:
+        numbers = check_sums(body.get("numbers"), store.n_users)
     return numbers, numbers_sha256(numbers)
 
 

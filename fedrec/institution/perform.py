@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -52,10 +52,12 @@ def perform(
 
     Args:
         protocol: which rows are trained on, or how the model is evaluated.
-        rows: all rows of the institution; the split is made here.
+        rows: all rows of the institution, with features; the split is made here.
         private: what the round before left at this institution; empty in round 0.
     """
     model, local = from_plan(plan.model), LocalEpochs.from_table(plan.local)
+    users, items = (getattr(rows, of) if of in plan.features else None for of in ("users", "items"))
+    rows = replace(rows, users=users, items=items)
     base, own = SharedParams(dict(shared)), PrivateParams(dict(private))
     if kind == "train":
         trained = work.train(model, rows, protocol, base, own, plan.seed, local, plan.measures)

@@ -13,7 +13,8 @@ from fedrec.institution.ledger import RequestRow
 from fedrec.institution.limits import inside, ranges_of
 from fedrec.institution.permit import evaluations_of
 from fedrec.institution.review_html import html_of
-from fedrec.institution.review_parts import ROUNDED, parts_of, place
+from fedrec.institution.review_parts import COUNTED, HITS, ROUNDED, parts_of, place
+from fedrec.models import OUTCOMES
 
 __all__ = ["against_caps", "details", "html_of", "place", "status_of", "summary", "text_of"]
 
@@ -79,6 +80,7 @@ def details(
         "rows": list(plan.train),
         "measures": list(plan.measures),
         "evaluate": plan.evaluate,
+        "sums": COUNTED if plan.model["name"] in OUTCOMES else HITS,
         "validate": plan.validate,
         "publish": plan.publish,
         "days": plan.days,

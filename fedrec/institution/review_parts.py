@@ -57,6 +57,8 @@ def parts_of(shown: Mapping[str, Any]) -> list[Part]:
     return parts
 
 
+HITS = "hit counts, as sums over users"
+COUNTED = "counts of yes and no in 100 bins of the predicted probability, and two sums over rows"
 MEASURES = {
     "data-quality": "the score of this site's data",
     "model-quality": "how well the model trained here finds validation rows (mean NDCG@10)",
@@ -85,9 +87,9 @@ def _leaving(shown: Mapping[str, Any]) -> list[str]:
     beside = "".join(f", {MEASURES[name]}" for name in facts["measures"])
     lines.append(f"  with each update: how many rows and users stand behind it{beside}")
     if facts["evaluate"]:
-        lines.append("  after the last round of a run: hit counts, as sums over users")
+        lines.append(f"  after the last round of a run: {facts['sums']}")
     if facts["validate"]:
-        lines.append(f"  and of {facts['validate']} models a run: hit counts on validation rows, as sums over users")
+        lines.append(f"  and of {facts['validate']} models a run, on validation rows: {facts['sums']}")
     return [*lines, "  not: rows, ids, user vectors, recommendations"]
 
 
@@ -98,6 +100,7 @@ def _running(plan: PlanText) -> list[str]:
     return [
         f"  {what}, fedrec {plan.fedrec}",
         *settings,
+        *([f"  reads the features of {' and '.join(plan.features)} that columns names"] if plan.features else []),
         *(f"  local {key} = {value!r}" for key, value in plan.local.items()),
         f"  the centre merges with {plan.aggregator['name']}",
         *(f"  the centre tries {key} = {value!r} on what was merged" for key, value in plan.search.items()),

@@ -28,6 +28,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from fedrec.core.features import Features, from_values
 from fedrec.core.interactions import Interactions
 from fedrec.errors import DataError
 from fedrec.institution.trouble import PASSING, refusal_of
@@ -82,9 +83,13 @@ class Store:
             ids: list[str] = pa.ipc.open_file(file).get_batch(0).column(0).to_pylist()
         return ids
 
+    def features_path(self, of: str) -> Path:
+        """Where those of "users" or "items" lie, if the schema keeps any."""
+        return self.folder / f"{of}_features.arrow"
+
     def features(self, of: Literal["users", "items"]) -> pa.Table | None:
         """What is known about users or items, by index; None where the schema keeps nothing."""
-        path = self.folder / f"{of}_features.arrow"
+        path = self.features_path(of)
         if not path.exists():
             return None
         with pa.memory_map(str(path)) as file:
@@ -114,6 +119,12 @@ def read_rows(source: Path | pa.Buffer) -> Interactions:
     user, item, rating = arrays[:3]
     time = arrays[3] if len(arrays) == len(_TYPES) else None
     return Interactions(user, item, rating, time, head.n_users, head.n_items)
+
+
+def read_features(source: pa.Buffer | pa.Table) -> Features:
+    """Features as models read them, from a features file or from what `features.collect` made."""
+    table = source if isinstance(source, pa.Table) else pa.ipc.open_file(pa.BufferReader(source)).read_all()
+    return from_values(table.to_pydict(), table.num_rows)
 
 
 class _Head(NamedTuple):

@@ -61,6 +61,7 @@ def run_in_jail(
             "state": _open(stack, folder / "state", os.O_RDWR | os.O_CREAT),
         }
         files["log"] = _open(stack, log_of(site, job), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        files |= open_features(stack, plan, store)
         if before.exists():
             files["private"] = _open(stack, before, os.O_RDONLY)
         return jail.run(job, spec, files, bounds_of(limits, store.n_users))
@@ -70,6 +71,12 @@ def bounds_of(limits: Limits, n_users: int) -> JailLimits:
     """The limits of one job; a file may be an update, a state or lists, and is looked at closer when it is written."""
     size = int(10**6 * max(limits.megabytes, limits.state_mb)) + 4 * LIST_LENGTH * n_users + 10**8
     return JailLimits(60 * limits.minutes, limits.memory_mb * 10**6, size, limits.tell_errors)
+
+
+def open_features(stack: ExitStack, plan: PlanText, store: Store) -> dict[str, int]:
+    """The files of the features that the plan names, of those that the store has."""
+    paths = {of: store.features_path(of) for of in plan.features}
+    return {of: _open(stack, path, os.O_RDONLY) for of, path in paths.items() if path.exists()}
 
 
 def base_of(site: Site, row: RequestRow, task: Task) -> Path:

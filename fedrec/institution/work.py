@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedrec.core import outcomes
 from fedrec.core.interactions import Interactions
-from fedrec.core.metrics import Scorer, Sums, measure, users_at_once
+from fedrec.core.metrics import Scorer, Sums, by_rows, measure, measured, users_at_once
 from fedrec.core.optim import Optimiser
+from fedrec.core.outcomes import Outcomes
 from fedrec.core.params import PrivateParams, SharedParams, moved
 from fedrec.core.split import Split, split
 from fedrec.core.threads import one_thread
@@ -63,7 +65,7 @@ def train(
     """
     found = {}
     with one_thread():
-        seen = split(rows, protocol, seed).train
+        seen = _split(model, rows, protocol, seed).train
         if "global-quality" in measures:
             found["global-quality"] = validated(model, rows, shared, private, seed)
         contribution, after = _fit(model, seen, shared, private, local)
@@ -75,9 +77,12 @@ def train(
 
 
 def validated(model: Model, rows: Interactions, shared: SharedParams, private: PrivateParams, seed: int) -> float:
-    """NDCG@10 on each user's last row but one, mean over the users who have one; 0 without such users."""
-    sums = _measured(model, split(rows, "validation", seed), "validation", shared, private, seed)
-    return sums.means()["ndcg@10"] or 0.0
+    """NDCG@10 on each user's last row but one, mean over the users who have one; 0 without such users.
+
+    Of outcomes: the AUC over the validation users.
+    """
+    sums = _measured(model, _split(model, rows, "validation", seed), "validation", shared, private, seed)
+    return sums.means()["auc" if isinstance(sums, Outcomes) else "ndcg@10"] or 0.0
 
 
 def _fit(
@@ -96,7 +101,7 @@ def evaluate(
     private: PrivateParams,
     seed: int,
     alone: Callable[[], tuple[SharedParams, PrivateParams]] | None,
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[str, Any]]:
     """Sums over this institution's users: how well the held-out items are found.
 
     Args:
@@ -105,8 +110,10 @@ def evaluate(
         alone: makes the local-only model, see `train_alone`; None leaves "local" out.
 
     Returns:
-        By scope (federated, local, popularity) what core.metrics.Sums.as_dict holds. Popularity counts over all
-        institutions when the model carries `counts`, over this one otherwise.
+        By scope (federated, local, popularity) what core.metrics.Sums.as_dict holds, or Outcomes.as_dict; and by
+        scope and group of users ("local:few") the same, where every group is large enough (metrics.by_rows).
+        Popularity counts over all institutions when the model carries `counts`, over this one otherwise; of outcomes
+        it gives everybody this institution's share of yes.
 
     Raises:
         WrongInput: the protocol holds nothing out.
@@ -114,17 +121,28 @@ def evaluate(
     if protocol == "all":
         raise WrongInput("protocol 'all' holds no rows out, there is nothing to evaluate")
     with one_thread():
-        parts = split(rows, protocol, seed)
+        parts = _split(model, rows, protocol, seed)
         popular = shared.tensors.get("counts", counts(parts.train))
 
         def same_for_all(low: int, high: int) -> NDArray[Any]:
             return np.broadcast_to(popular, (high - low, rows.n_items))
 
-        found = {"federated": _measured(model, parts, protocol, shared, private, seed)}
-        if alone is not None:
-            found["local"] = _measured(model, parts, protocol, *alone(), seed)
-        found["popularity"] = measure(same_for_all, parts, protocol, seed)
-    return {scope: sums.as_dict() for scope, sums in found.items()}
+        trained = {"federated": (shared, private), **({} if alone is None else {"local": alone()})}
+        if _judges(model):
+            share = outcomes.yes(parts.train).mean() if len(parts.train) else 0.5
+            judged = {scope: _judged(model, parts, each) for scope, (each, _) in trained.items()}
+            judged["popularity"] = outcomes.measure(np.full(len(parts.held), share), outcomes.yes(parts.held))
+            return {scope: sums.as_dict() for scope, sums in judged.items()}
+        scorers = {scope: scorer(model, parts.train, *each) for scope, each in trained.items()}
+        scorers["popularity"] = same_for_all
+        values = {scope: measured(score, parts, protocol, seed) for scope, score in scorers.items()}
+    groups = {} if protocol == "validation" else by_rows(parts)
+    ours, everybody = values["federated"], np.ones(len(values["federated"]), dtype=np.bool_)
+    return {
+        scope + group: Sums.of(each[who], None if scope == "federated" else ours[who]).as_dict()
+        for group, who in {"": everybody, **groups}.items()
+        for scope, each in values.items()
+    }
 
 
 def train_alone(
@@ -138,7 +156,7 @@ def train_alone(
 ) -> tuple[SharedParams, PrivateParams]:
     """The local-only baseline: the same model, rounds and optimiser on this institution's rows only."""
     with one_thread():
-        seen = split(rows, protocol, seed).train
+        seen = _split(model, rows, protocol, seed).train
         shared, private = model.init(rows.n_items, seed), PrivateParams({})
         state = optimiser.init(shared)
         for _ in range(rounds):
@@ -189,8 +207,25 @@ def scorer(model: Model, rows: Interactions, shared: SharedParams, private: Priv
 
 def _measured(
     model: Model, parts: Split, protocol: str, shared: SharedParams, private: PrivateParams, seed: int
-) -> Sums:
+) -> Sums | Outcomes:
+    if _judges(model):
+        return _judged(model, parts, shared)
     return measure(scorer(model, parts.train, shared, private), parts, protocol, seed)
+
+
+def _judged(model: Model, parts: Split, shared: SharedParams) -> Outcomes:
+    probability = model.probability(parts.held, shared)  # type: ignore[attr-defined]
+    return outcomes.measure(probability, outcomes.yes(parts.held))
+
+
+def _judges(model: Model) -> bool:
+    """Whether it predicts outcomes."""
+    return hasattr(model, "probability")
+
+
+def _split(model: Model, rows: Interactions, protocol: str, seed: int) -> Split:
+    by_user = getattr(model, "outcome", False)
+    return outcomes.split_users(rows, protocol, seed) if by_user else split(rows, protocol, seed)
 
 
 def _block(rows: Interactions, low: int, high: int) -> Interactions:
@@ -198,4 +233,7 @@ def _block(rows: Interactions, low: int, high: int) -> Interactions:
     first, last = np.searchsorted(rows.user, [low, high])
     part = slice(int(first), int(last))
     time = None if rows.time is None else rows.time[part]
-    return Interactions(rows.user[part] - low, rows.item[part], rows.rating[part], time, high - low, rows.n_items)
+    known = None if rows.users is None else rows.users.take(slice(low, high))
+    return Interactions(
+        rows.user[part] - low, rows.item[part], rows.rating[part], time, high - low, rows.n_items, known, rows.items
+    )

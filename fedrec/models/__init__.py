@@ -15,9 +15,12 @@ if TYPE_CHECKING:
     from fedrec.models.default import Default
     from fedrec.models.ease import Ease
     from fedrec.models.echo import Echo
+    from fedrec.models.features import FeatureSums
+    from fedrec.models.hybrid import Hybrid
     from fedrec.models.ials import IALS
     from fedrec.models.itemcf import ItemCF
     from fedrec.models.local import LocalEpochs
+    from fedrec.models.logistic import Logistic
     from fedrec.models.mf import MF
     from fedrec.models.mf_explicit import MFExplicit
     from fedrec.models.neumf import NeuMF
@@ -31,11 +34,15 @@ __all__ = [
     "IALS",
     "MF",
     "NAMES",
+    "OUTCOMES",
     "Default",
     "Ease",
     "Echo",
+    "FeatureSums",
+    "Hybrid",
     "ItemCF",
     "LocalEpochs",
+    "Logistic",
     "MFExplicit",
     "Model",
     "NeuMF",
@@ -60,10 +67,14 @@ _CLASSES = {
     "bpr": "BPR",
     "mf-explicit": "MFExplicit",
     "neumf": "NeuMF",
+    "features": "FeatureSums",
+    "hybrid": "Hybrid",
+    "logistic": "Logistic",
     "echo": "Echo",
 }
 _FILES = {cls: name.replace("-", "_") for name, cls in _CLASSES.items()} | {"OwnModel": "own", "LocalEpochs": "local"}
 NAMES = tuple(_CLASSES)
+OUTCOMES = ("logistic",)  # judged by core.outcomes, not by ranks
 
 
 def __getattr__(name: str) -> Any:

@@ -31,6 +31,7 @@ class Model(Protocol):
         by_user: a user's scores depend on that user's rows only, so `score` may be given any block of
             users; private arrays with one row per user are then named `users`, `users_...`.
 
+    A model of yes/no outcomes has `outcome = True` and `probability(rows, shared)` besides, see core.outcomes.
     A statistic model may also have `centre`: settings that only `finish` reads, so that one release serves all of them.
     """
 

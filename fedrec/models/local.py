@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -160,6 +160,5 @@ def _split(arrays: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Arr
 def _users(rows: Interactions, users: Array, first: int, step: int) -> Interactions:
     """The rows of every `step`-th user from `first` on, renumbered from 0."""
     mine = rows.take(rows.user % step == first)
-    return Interactions(
-        (mine.user // step).astype(mine.user.dtype), mine.item, mine.rating, mine.time, len(users), rows.n_items
-    )
+    known = None if rows.users is None else rows.users.take(users)
+    return replace(mine, user=(mine.user // step).astype(mine.user.dtype), n_users=len(users), users=known)

@@ -13,9 +13,7 @@ from fedrec.core.interactions import Interactions
 from fedrec.core.params import Array, PrivateParams, SharedParams, add
 from fedrec.errors import WrongInput
 from fedrec.models.base import positive
-
-BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # of the private Adam
-CELLS = 2_000_000  # logits held at once, 16 MB each
+from fedrec.models.softmax import blocks, fit_block
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +60,10 @@ class MF:
         state = self._state(rows, private)
         items = torch.from_numpy(shared["items"].astype(np.float64))
         x, gradient = rows.matrix(), torch.zeros_like(items)
-        block = max(1, CELLS // rows.n_items)
-        for low in range(0, rows.n_users, block):
-            part = slice(low, min(low + block, rows.n_users))
+        for part in blocks(rows.n_users, rows.n_items):
             touched = torch.from_numpy(x[part].toarray().astype(np.float64))
-            gradient += self._fit_block(touched, items, state, part)
+            wrong, users = fit_block(self, touched, items, state, part)
+            gradient += wrong.T @ users
         state["step"] += self.steps
         mean = (gradient / max(x.nnz, 1)).numpy().astype(np.float32)
         return SharedParams({"items": mean}), PrivateParams(state)
@@ -88,17 +85,3 @@ class MF:
         if private["users"].shape != shape:
             raise WrongInput(f"the private user vectors have shape {private['users'].shape}, the rows need {shape}")
         return {name: array.copy() for name, array in private.tensors.items()}
-
-    def _fit_block(
-        self, touched: torch.Tensor, items: torch.Tensor, state: dict[str, Array], part: slice
-    ) -> torch.Tensor:
-        """Private steps for some users, in place, then their summed gradient for the items."""
-        user, mean, square = (torch.from_numpy(state[n][part]) for n in ("users", "users_mean", "users_square"))
-        total, taken = touched.sum(1, keepdim=True), int(state["step"][0])
-        for step in range(taken + 1, taken + self.steps + 1):
-            slope = (torch.softmax(user @ items.T, 1) * total - touched) @ items + self.user_decay * user
-            mean.mul_(BETA1).add_(slope, alpha=1 - BETA1)
-            square.mul_(BETA2).addcmul_(slope, slope, value=1 - BETA2)
-            root = (square / (1 - BETA2**step)).sqrt_().add_(EPS)
-            user.addcdiv_(mean, root, value=-self.private_lr / (1 - BETA1**step))
-        return (torch.softmax(user @ items.T, 1) * total - touched).T @ user

@@ -44,6 +44,6 @@ def _facts(run: Run) -> dict[str, Any]:
         facts["best validation ndcg@10"] = max(qualities)
     for protocol, answers in run.evaluations.items():
         table = score_table(answers).set_index(["scope", "institution"])
-        for metric in ("hr@10", "ndcg@10", "recall@20"):
+        for metric in table.columns.drop("users"):
             facts[f"{protocol} {metric}"] = table.loc[("federated", "all"), metric]
     return facts | {"model": run.model_sha256[:12]}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fedrec.aggregation.merge import norm
 from fedrec.core.metrics import Sums
+from fedrec.core.outcomes import Outcomes
 from fedrec.core.params import SharedParams, moved
 from fedrec.exchange.wire import digest
 from fedrec.scientist.driver import Round
@@ -40,16 +41,25 @@ def line_of(run: str, before: SharedParams, done: Round) -> dict[str, Any]:
 
 
 def score_table(answers: Sequence[Answer]) -> pd.DataFrame:
-    """One row per scope and institution, "all" being the mean over users, with their number in `users`."""
+    """One row per scope and institution, "all" being the mean over users, with their number in `users`.
+
+    Of yes/no outcomes: the mean over held-out rows, with their number in `users`.
+    """
     import pandas as pd
 
     rows = []
-    for scope in answers[0].numbers:
-        sums = {answer.site: Sums.from_dict(answer.numbers[scope]) for answer in answers}
-        total = sum(sums.values(), start=Sums())
+    for scope in [scope for scope in answers[0].numbers if ":" not in scope]:  # groups of users: see worth.py
+        kind: Any = Outcomes if "log_loss" in answers[0].numbers[scope] else Sums
+        sums = {answer.site: kind.from_dict(answer.numbers[scope]) for answer in answers}
+        total = sum(sums.values(), start=kind())
         for site, part in (*sums.items(), ("all", total)):
             rows.append({"scope": scope, "institution": site, **part.means(), "users": part.users})
     return pd.DataFrame(rows)
+
+
+def chief(columns: Collection[str]) -> str:
+    """The measure of `score_table` that settings are chosen by."""
+    return "auc" if "auc" in columns else "ndcg@10"
 
 
 def card_of(run: str, protocol: str, plan_text: str, fingerprint: str, model: str, log: list[dict[str, Any]]) -> str:

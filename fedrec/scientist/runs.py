@@ -275,14 +275,19 @@ class Run:
             self.evaluations[name] = self._last("evaluate", name, self.shared)
         return score_table(self.evaluations[name])
 
+    def worth(self, protocol: str | None = None, *, centralised: Run | None = None) -> pd.DataFrame:
+        """Is it worth it for us: one row per institution and group of users, with a verdict; see `worth.of_run`."""
+        from fedrec.scientist.worth import of_run
+
+        return of_run(self, protocol or self.protocol, centralised)
+
     def validate(self, model: SharedParams | None = None) -> pd.DataFrame:
         """As `evaluate`, of a model of this run on the validation rows: the run's, or one made from its statistic.
 
         Raises:
             Refused: `permit.evaluate` when the models that the plan asks to validate are used up.
         """
-        answers = self._last("evaluate", VALIDATION, model or self.shared)
-        table = score_table(answers)
+        table = score_table(self._last("evaluate", VALIDATION, model or self.shared))
         return table[table["scope"] == "federated"].drop(columns="scope")
 
     def contributions(self) -> pd.DataFrame:
@@ -305,15 +310,17 @@ class Run:
         """A matplotlib figure, written to `path` if one is given.
 
         Args:
-            what: "rounds" for convergence, institutions, weights and bytes; or a column of `evaluate`, such as
-                "ndcg@10", by institution.
+            what: "rounds" for convergence, institutions, weights and bytes; "worth" for what each institution gains,
+                with intervals; or a column of `evaluate`, such as "ndcg@10", by institution.
         """
-        from fedrec.scientist.plots import rounds_figure, scores_figure
+        from fedrec.scientist.plots import rounds_figure, scores_figure, worth_figure
 
         title = f"{self.plan.spec.name}, trained on {self.protocol}"
         if what == "rounds":
             measured = score_table(self.evaluations[self.protocol]) if self.protocol in self.evaluations else None
             return rounds_figure(self.log, title, path, measured)
+        if what == "worth":
+            return worth_figure(self.worth(), title, path)
         return scores_figure(self.evaluate(), what, title, path)
 
     def _last(self, kind: str, protocol: str, model: SharedParams) -> list[Answer]:
@@ -334,11 +341,8 @@ class Run:
         if self.plan.validate:
             self.kept = done
         before, self.now = self.now, done.after
-        if (
-            self.plan.stop is not None
-            and self.plan.stop.patience
-            and self.plan.stop.best(self.log) == len(self.log) - 1
-        ):
+        stop = self.plan.stop
+        if stop is not None and stop.patience and stop.best(self.log) == len(self.log) - 1:
             self.best = before.shared
             if self.folder is not None:
                 write(self.folder / "best.safetensors", encode(self.best.tensors))

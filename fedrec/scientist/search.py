@@ -12,13 +12,12 @@ from fedrec.core.params import SharedParams
 from fedrec.core.threads import one_thread
 from fedrec.errors import WrongInput
 from fedrec.scientist.driver import Round
+from fedrec.scientist.lines import chief
 from fedrec.scientist.plan import Plan
 from fedrec.scientist.runs import Run
 
 if TYPE_CHECKING:
     import pandas as pd
-
-BY = "ndcg@10"
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class Search:
 
     Args:
         table: one row per combination of settings: what it gave on the validation rows, over all users.
-        settings: the best ones, by NDCG@10; the first of equals.
+        settings: the best ones, by NDCG@10 (of outcomes AUC); the first of equals.
         run: the run whose model was made with them: `run.evaluate()`, `run.publish()`.
         cost: plans that owners approved, train and validation tasks of each site, bytes and seconds, in all.
     """
@@ -68,7 +67,8 @@ def search(plan: Plan, grid: Mapping[str, Sequence[Any]], trained: Callable[[Pla
     import pandas as pd
 
     scores = [table.set_index("institution").loc["all"] for table in found]
-    rows = [{**settings, **score[[BY, "hr@10", "users"]]} for settings, score in zip(tried, scores, strict=True)]
+    shown = [name for name in (chief(found[0].columns), "hr@10", "users") if name in found[0].columns]
+    rows = [{**settings, **score[shown]} for settings, score in zip(tried, scores, strict=True)]
     lines = [line for one in runs for line in one.log]
     cost: dict[str, float] = {"plans": len(runs), "train": len(lines), "validate": len(tried)}
     cost |= {key: sum(line[key] for line in lines) for key in ("bytes_up", "bytes_down", "seconds")}
@@ -125,11 +125,11 @@ def _with(plan: Plan, settings: Mapping[str, Any], validate: int) -> Plan:
 
 
 def _best(found: Sequence[pd.DataFrame]) -> int:
-    scores = [float(table[table["institution"] == "all"][BY].iloc[0]) for table in found]
+    scores = [float(table[table["institution"] == "all"][chief(table.columns)].iloc[0]) for table in found]
     return scores.index(max(scores))
 
 
 def _mean(table: pd.DataFrame, sites: Sequence[str]) -> float:
-    """NDCG@10 over the users of these institutions."""
+    """NDCG@10 over the users of these institutions; of outcomes the mean AUC."""
     rows = table[table["institution"].isin(sites)]
-    return float((rows[BY] * rows["users"]).sum() / rows["users"].sum())
+    return float((rows[chief(rows.columns)] * rows["users"]).sum() / rows["users"].sum())

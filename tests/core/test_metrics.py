@@ -38,7 +38,7 @@ def test_what_the_user_has_seen_does_not_compete():
 
 def test_a_target_without_a_number_is_a_miss_however_few_candidates():
     sums = summed(np.array([rank_of(0, [NAN, 0.1])]), np.array([0]))
-    assert sums == Sums(users=1, hr=0.0, ndcg=0.0, recall=0.0)
+    assert sums == Sums(users=1)
 
 
 def test_another_items_nan_counts_as_higher():
@@ -60,7 +60,10 @@ def test_gains_by_hand():
     sums = summed(np.array([0, 2, 9, 10, 20]), np.arange(5))
     assert (sums.users, sums.hr, sums.recall) == (5, 3.0, 4.0)
     assert sums.ndcg == pytest.approx(1 + 0.5 + 0.2890648)
-    assert sums.means() == {"hr@10": 0.6, "ndcg@10": pytest.approx(0.3578130), "recall@20": 0.8}
+    means = sums.means()
+    assert (means["hr@10"], means["recall@20"], means["precision@10"]) == (0.6, 0.8, pytest.approx(0.06))
+    assert means["ndcg@10"] == pytest.approx(0.3578130)
+    assert means["mrr@10"] == means["map@10"] == pytest.approx((1 + 1 / 3 + 1 / 10) / 5)
 
 
 def test_several_held_items_by_hand():
@@ -68,7 +71,9 @@ def test_several_held_items_by_hand():
     sums = summed(np.array([0, 3, 25]), np.zeros(3, dtype=int))
     assert (sums.users, sums.hr) == (1, 1.0)
     assert sums.ndcg == pytest.approx(1.430677 / 2.130930, abs=1e-6)
-    assert sums.recall == pytest.approx(2 / 3)
+    assert sums.recall == sums.recall10 == pytest.approx(2 / 3)
+    # found at places 1 and 4, of three: precision 2/10, MAP (1/1 + 2/4) / 3, the first at place 1
+    assert (sums.precision, sums.map, sums.mrr) == (0.2, pytest.approx(0.5), 1.0)
 
 
 def test_a_perfect_model_has_ndcg_one_even_with_ties_among_its_hits():

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from scipy import sparse
 
+from fedrec.core.metrics import Sums, values
 from fedrec.errors import Refused
 from fedrec.exchange.plan import Tensor
 from fedrec.institution.blobs import Blobs
-from fedrec.institution.guard import Guard, check_counts, check_sums
+from fedrec.institution.guard import Guard, check_counts, check_outcomes, check_sums
 
 GUARD = Guard({"g": Tensor.parse("float32 items x 2"), "n": Tensor.parse("int64 1")}, n_items=3, max_bytes=100)
 
@@ -109,15 +110,63 @@ def test_counts_at_the_edge_are_taken():
     assert check_counts({"rows": 0, "users": 0, "uid": 5}, 10, 3) == (0, 0)
 
 
-SUMS = {"users": 3, "hr": 3.0, "ndcg": 2.5, "recall": 0.0}
+def sums_of(ranks, federated=None):
+    """Of users with one held-out item each, found at these ranks."""
+    both = [
+        None if r is None else np.pad(values(np.array(r), np.arange(len(r))), ((0, 0), (0, 2)))
+        for r in (ranks, federated)
+    ]
+    return Sums.of(*both).as_dict()
+
+
+SUMS = sums_of([0, 0, 2])  # NDCG 1, 1 and .5
+LOCAL = sums_of([0, 2, 99], [0, 0, 2])  # 1, .5 and 0
+TEN = sums_of([0] * 10)
+NINE = sums_of([0] * 9)
 
 
 def test_sums_over_users_are_taken():
-    assert check_sums({"federated": SUMS, "local": SUMS, "popularity": SUMS}, 3) == dict.fromkeys(
-        ("federated", "local", "popularity"), SUMS
-    )
+    good = {"federated": SUMS, "local": LOCAL, "popularity": {**SUMS, "gap_squares": 0.0}}
+    assert check_sums(good, 3) == good
     assert check_sums({}, 3) == {}
-    assert check_sums({"local": {"users": 0, "hr": 0.0, "ndcg": 0.0, "recall": 0.0}}, 3)["local"]["users"] == 0
+    assert check_sums({"local": Sums().as_dict()}, 3)["local"]["users"] == 0
+    grouped = {"federated": sums_of([0] * 20), "federated:few": TEN, "federated:many": TEN}
+    assert check_sums(grouped, 20) == grouped
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"hr": 2.5},  # hits are whole
+        {"ndcg": 3.0, "hr": 2.0},  # a gain without a hit
+        {"precision": 0.2},  # each hit is one of ten
+        {"recall10": 3.0, "recall": 2.0},  # ten are among twenty
+        {"ndcg_squares": 2.6},  # a square of a share is no larger
+        {"ndcg_squares": 2.0},  # the mean's own square is 2.08
+        {"gap_squares": 0.1},  # nothing differs from itself
+    ],
+    ids=str,
+)
+def test_sums_that_cannot_come_from_the_same_users_are_refused(lie):
+    assert code_of(check_sums, {"federated": {**SUMS, **lie}}, 3) == "guard.numbers"
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        {"federated": SUMS, "local": sums_of([0, 0])},  # other users
+        {"federated": SUMS, "local": {**LOCAL, "gap_squares": 0.3}},  # the sums differ by 1: at least 1/3
+        {"federated": SUMS, "local": {**sums_of([99, 99, 99]), "gap_squares": 2.6}},  # NDCG 0: exactly 2.25
+        {"federated": sums_of([0] * 19), "federated:few": NINE, "federated:many": TEN},  # nine are too few
+        {"federated": sums_of([0] * 21), "federated:few": TEN, "federated:many": TEN},  # one is missing
+        {"federated:few": TEN},
+        {"federated": TEN, "federated:film-3": TEN},
+        {"federated": TEN, "federated:few": TEN, "local": TEN},
+    ],
+    ids=["users", "gap too small", "gap too large", "small group", "groups short", "only a group", "name", "one scope"],
+)
+def test_scopes_and_groups_that_do_not_belong_together_are_refused(numbers):
+    assert code_of(check_sums, numbers, 30) == "guard.numbers"
 
 
 @pytest.mark.parametrize(
@@ -143,6 +192,43 @@ def test_sums_over_users_are_taken():
 )
 def test_anything_but_sums_over_users_is_refused(numbers):
     assert code_of(check_sums, numbers, 3) == "guard.numbers"
+
+
+BINS = [0] * 99
+JUDGED = {"users": 3, "log_loss": 2.5, "brier": 0.7, "yes": [1, *BINS], "no": [0, 2, *BINS[1:]]}
+
+
+def test_counts_of_outcomes_are_taken():
+    assert check_outcomes({"federated": JUDGED}, 3) == {"federated": JUDGED}
+    nothing = {"users": 0, "log_loss": 0.0, "brier": 0.0, "yes": [0, *BINS], "no": [0, *BINS]}
+    assert check_outcomes({"local": nothing}, 3) == {"local": nothing}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"users": 4},
+        {"users": 2},
+        {"users": True},
+        {"log_loss": 105.1},
+        {"log_loss": float("nan")},
+        {"brier": 3.1},
+        {"brier": "0"},
+        {"yes": [1] + 98 * [0]},
+        {"yes": [1, *BINS, 0]},
+        {"yes": [2, *BINS]},
+        {"yes": [-1, 2, *BINS[1:]]},
+        {"yes": [1.0, *BINS]},
+        {"yes": ["canary", *BINS]},
+        {"yes": {"canary": 1}},
+        {"names": ["canary"]},
+    ],
+    ids=str,
+)
+def test_anything_but_counts_of_outcomes_is_refused(change):
+    assert code_of(check_outcomes, {"federated": {**JUDGED, **change}}, 3) == "guard.numbers"
+    assert code_of(check_outcomes, {"other": JUDGED}, 3) == "guard.numbers"
+    assert code_of(check_sums, {"federated": JUDGED}, 3) == "guard.numbers"  # of a model that ranks
 
 
 # blobs

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from small_site import LIMITS, VECTOR, approved, events, make_site, own, recipe, train
 
+from fedrec.core.metrics import Sums
 from fedrec.exchange.passport import FIELDS
 from fedrec.institution.guard import Guard
 from fedrec.institution.jail import Jail
@@ -226,16 +227,19 @@ def test_a_job_cannot_claim_more_rows_than_the_site_has(forged, site, jobs):
     assert answer["code"] == "guard.counts", answer
 
 
+SUMS = {**Sums().as_dict(), "users": 6}
+
+
 @pytest.mark.parametrize(
     "numbers",
     [
-        '{"federated": {"users": 6, "hr": 1, "ndcg": 1, "recall": "canary-1 liked film-3"}}',
-        '{"federated": {"users": 6, "hr": 1, "ndcg": 1, "recall": 7}}',
-        '{"federated": {"users": 6, "hr": 1, "ndcg": 1, "recall": NaN}}',
-        '{"federated": {"users": 6, "hr": 1, "ndcg": 1, "recall": 1, "items": [0, 1, 2]}}',
-        '{"federated": {"users": 7, "hr": 1, "ndcg": 1, "recall": 1}}',
-        '{"canary-1": {"users": 6, "hr": 1, "ndcg": 1, "recall": 1}}',
-        '{"federated": {"users": true, "hr": 1, "ndcg": 1, "recall": 1}}',
+        json.dumps({"federated": {**SUMS, "recall": "canary-1 liked film-3"}}),
+        json.dumps({"federated": {**SUMS, "recall": 7}}),
+        json.dumps({"federated": {**SUMS, "recall": float("nan")}}),
+        json.dumps({"federated": {**SUMS, "items": [0, 1, 2]}}),
+        json.dumps({"federated": {**SUMS, "users": 7}}),
+        json.dumps({"canary-1": SUMS}),
+        json.dumps({"federated": {**SUMS, "users": True}}),
         '["canary-1"]',
         '"canary-1"',
     ],

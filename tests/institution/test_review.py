@@ -10,11 +10,13 @@ import pytest
 from small_site import SCIENTIST, approved, own, recipe, submitted
 from test_facts import BACK, GOOD, PLANTED, before
 
+from fedrec import Plan
 from fedrec.config.site import Limits
 from fedrec.exchange.plan import PlanText, Tensor
 from fedrec.institution.diff import approved_before, changes, plan_facts, text_of_diff, two_columns
 from fedrec.institution.review import against_caps, details, html_of, text_of
 from fedrec.institution.review_parts import parts_of
+from fedrec.models import Logistic
 
 NOW = "2026-05-17T12:00:00Z"
 
@@ -205,3 +207,16 @@ def test_every_line_of_every_part_is_on_the_page(kind, site):
         for line in part.lines:
             assert part.kind or line in words, line
             assert {*line.split()} - {*words.split()} <= {"!", "|"}, line
+
+
+def test_features_that_a_plan_reads_and_counts_of_outcomes_are_said(site):
+    ranked = text_of(shown(site, submitted(site, recipe(evaluate=True))))
+    assert "hit counts, as sums over users" in ranked
+    assert "reads the features" not in ranked
+    plan = Plan(model=Logistic(("user.age", "item.genre=war")), train=("p1",), evaluate=True)
+    told = shown(site, submitted(site, plan.spec))
+    assert "reads the features of users and items that columns names" in text_of(told)
+    assert "user.age" in text_of(told)
+    for text in (text_of(told), html.unescape(html_of(told))):
+        assert "100 bins of the predicted probability" in text
+        assert "hit counts" not in text

@@ -20,6 +20,10 @@ def rows(*users: list[int], n_items: int = 8) -> Interactions:
     return Interactions(user, item, np.ones(len(item), np.float32), clock, len(users), n_items)
 
 
+def few(sums: dict[str, float]) -> dict[str, float]:
+    return {name: sums[name] for name in ("users", "hr", "ndcg", "recall")}
+
+
 def counts(*values: float) -> SharedParams:
     return SharedParams({"counts": np.array(values, dtype=np.float32)})
 
@@ -39,10 +43,12 @@ def test_evaluation_gives_sums_for_the_three_scopes_by_hand():
 
     found = work.evaluate(model, mine, "p1", counts(0, 0, 0, 9, 3, 3, 3, 1), NONE, 0, alone)
     assert set(found) == {"federated", "local", "popularity"}
-    assert found["federated"] == pytest.approx({"users": 2, "hr": 2.0, "ndcg": 1.38685, "recall": 2.0}, abs=1e-5)
+    assert few(found["federated"]) == pytest.approx({"users": 2, "hr": 2.0, "ndcg": 1.38685, "recall": 2.0}, abs=1e-5)
     assert found["popularity"] == found["federated"]
+    assert found["federated"]["ndcg_squares"] == pytest.approx(1 + 0.386853**2, abs=1e-5)
     # alone, both held items tie with the four never touched: rank 4 each
-    assert found["local"] == pytest.approx({"users": 2, "hr": 2.0, "ndcg": 2 * 0.386853, "recall": 2.0}, abs=1e-5)
+    assert few(found["local"]) == pytest.approx({"users": 2, "hr": 2.0, "ndcg": 2 * 0.386853, "recall": 2.0}, abs=1e-5)
+    assert found["local"]["gap_squares"] == pytest.approx((1 - 0.386853) ** 2, abs=1e-5)  # of one user; 0 of the other
 
 
 def test_without_a_local_baseline_there_is_no_local_scope():
@@ -80,3 +86,17 @@ def test_a_score_that_is_no_number_is_never_recommended():
 def test_users_without_rows_get_a_list_too():
     mine = Interactions(*(np.zeros(0, kind) for kind in (np.int32, np.int32, np.float32, np.int64)), 2, 3)
     assert work.top_items(models.Popularity(), mine, counts(1, 3, 2), NONE, 2).tolist() == [[1, 2], [1, 2]]
+
+
+def test_groups_of_users_are_released_all_or_none_and_add_up():
+    """Ten users with few rows and ten with more: two groups; with nine of the one kind there are none."""
+
+    def scopes(*lengths: int) -> dict[str, dict[str, float]]:
+        mine = rows(*[[(user + n) % 60 for n in range(length)] for user, length in enumerate(lengths)], n_items=60)
+        return work.evaluate(models.Popularity(), mine, "p1", counts(*range(60)), NONE, 0, None)
+
+    found = scopes(*[10] * 10, *[30] * 10)
+    assert set(found) == {a + b for a in ("federated", "popularity") for b in ("", ":few", ":some")}
+    for name, total in found["federated"].items():
+        assert total == pytest.approx(found["federated:few"][name] + found["federated:some"][name])
+    assert set(scopes(*[10] * 9, *[30] * 11)) == {"federated", "popularity"}

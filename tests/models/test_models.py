@@ -28,9 +28,15 @@ NEARLY = [
     models.IALS(factors=8),
     models.MFExplicit(factors=2),
 ]  # sums of fractions: equal up to float32
-GRADIENTS = [models.MF(factors=8), models.BPR(factors=8), models.NeuMF(factors=8), models.OwnModel(OWN, {"factors": 8})]
+GRADIENTS = [
+    models.MF(factors=8),
+    models.BPR(factors=8),
+    models.NeuMF(factors=8),
+    models.Hybrid(factors=8),
+    models.OwnModel(OWN, {"factors": 8}),
+]
 TRAINED = [*STATISTICS, *NEARLY, *GRADIENTS]
-ALL = [*TRAINED, models.Echo(megabytes=0.001)]
+ALL = [*TRAINED, models.Echo(megabytes=0.001), models.Logistic(), models.FeatureSums()]
 every = pytest.mark.parametrize("model", ALL, ids=lambda model: model.name)
 trained = pytest.mark.parametrize("model", TRAINED, ids=lambda model: model.name)
 
@@ -189,7 +195,7 @@ def test_user_vectors_start_at_zero_and_item_vectors_come_from_the_seed():
         (
             "easy",
             {},
-            "popularity, itemcf, usercf, ease, sequential, default, ials, mf, bpr, mf-explicit, neumf, echo, own",
+            "popularity, itemcf, usercf, ease, sequential, default, ials, mf, bpr, mf-explicit, neumf, features, hybrid, logistic, echo, own",
         ),
         ("ease", {"l3": 1.0}, "allowed: l2"),
         ("popularity", {"l2": 1.0}, "it has none"),

@@ -27,7 +27,7 @@ from fedrec.institution.evidence.reconcile import database
 from fedrec.institution.outgoing import numbers_of, update_of
 from fedrec.institution.permit import stricter
 from fedrec.institution.store import Store
-from fedrec.institution.task_files import Runner, base_kept, bounds_of, rest_of
+from fedrec.institution.task_files import Runner, base_kept, bounds_of, open_features, rest_of
 from fedrec.models import from_plan
 
 
@@ -140,6 +140,7 @@ class _Again:
                 "state": _open(stack, after, os.O_RDWR | os.O_CREAT | os.O_TRUNC),
                 "log": _open(stack, self._place / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND),
             }
+            files |= open_features(stack, self._plan, self._store)
             if before.exists():
                 files["private"] = _open(stack, before, os.O_RDONLY)
             report = jail.run(f"replay-{event['seq']}", spec, files, bounds)
@@ -151,7 +152,7 @@ class _Again:
             after.replace(self._private(number))
             said = left.sha256
         else:
-            said = numbers_of(self._store, report.body)[1]
+            said = numbers_of(self._plan, self._store, report.body)[1]
         return Replayed(event["seq"], kind, event["run"], number, protocol, str(detail["sha256"]), said)
 
     def _private(self, number: int) -> Path:
