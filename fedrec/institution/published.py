@@ -6,13 +6,14 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from fedrec.core.params import Array
 from fedrec.errors import WrongInput
+from fedrec.exchange.plan import PlanText
 from fedrec.exchange.wire import decode
 from fedrec.institution.ledger import RequestRow
 from fedrec.institution.permit import Task
@@ -56,6 +57,7 @@ class Published:
             "model": task.base,
             "plan": row.fingerprint,
             "name": row.name,
+            "table": PlanText.parse(row.plan).model,
             "run": task.run,
             "data_version": store.version,
             "scientist": row.scientist,
@@ -150,23 +152,13 @@ class Published:
             raise WrongInput("no model has been published to this institution yet") from None
         return {**facts, "folder": name}
 
-    def recommend(self, user: str, k: int, items: Sequence[str]) -> tuple[list[str], bool]:
-        """The best `k` items that the user has not touched, and whether the user is known.
-
-        Unknown users get what is popular.
-
-        Args:
-            k: 1 to 100.
-            items: the catalogue's ids.
+    def served(self) -> tuple[dict[str, Any], dict[str, Array], dict[str, Array]]:
+        """(facts, shared parameters, lists) of the served model: `lists` by user of its data version, and `popular`.
 
         Raises:
-            WrongInput: no model is published, or `k` is out of range.
+            WrongInput: no model has been published yet.
         """
         facts = self.current()
-        lists = decode((self._folder / facts["folder"] / "lists.safetensors").read_bytes())
-        if not 1 <= k <= lists["popular"].shape[0]:
-            raise WrongInput(f"k is a whole number from 1 to {lists['popular'].shape[0]}")
-        users = Store.open(self._state, facts["data_version"]).user_ids()
-        known = user in users
-        best = lists["lists"][users.index(user)] if known else lists["popular"]
-        return [items[int(index)] for index in np.asarray(best) if index >= 0][:k], known
+        folder = self._folder / facts["folder"]
+        shared, lists = ((folder / f"{name}.safetensors").read_bytes() for name in ("shared", "lists"))
+        return facts, decode(shared), decode(lists)
