@@ -21,6 +21,13 @@ _HEADS = {
 @folder_argument
 @click.option("--user", metavar="ID", help="The user's id as in the institution's data.")
 @click.option("--items", metavar="A,B,C", help="Instead of a user: items that somebody touched, oldest first.")
+@click.option(
+    "--all",
+    "file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE.parquet",
+    help="Instead of a user: write user, rank, item for all users.",
+)
 @click.option("-k", "length", type=int, default=10, show_default=True, help="How many items, 1 to 100.")
 @click.option(
     "--where",
@@ -35,14 +42,22 @@ def recommend(
     folder: Path,
     user: str | None,
     items: str | None,
+    file: Path | None,
     length: int,
     where: tuple[str, ...],
     explain: bool,
     target: str | None,
 ) -> None:
     """Print the served model's best items for a user of DIR; users that it does not know get what is popular."""
+    from fedrec.institution.batch import export
     from fedrec.institution.recommending import recommend as ask
 
+    if [user, items, file].count(None) != 2:
+        raise click.UsageError("name one of --user, --items and --all")
+    if file is not None:
+        done = export(folder, file, length, where)
+        emit(done, target, text=f"{file}: {done['rows']} rows for {done['users']} users")
+        return
     found = ask(folder, user, (items or "").split(",") if items else (), k=length, where=where, explain=explain)
     rows: list[dict[str, Any]] = [
         {"rank": rank, "item": item, "title": found.titles[item]} for rank, item in enumerate(found.items, 1)

@@ -100,6 +100,7 @@ class Recommender:
         self._place = {user: place for place, user in enumerate(self.users)}
         self._listed = self._place_in_lists(state)
         self._known = ItemFacts(consortium.catalogue_path, self.store)
+        self._free: dict[tuple[str, ...], NDArray[np.bool_]] = {}  # of the last filters
         self._at = {item: place for place, item in enumerate(self.items)}
         table = self.facts.get("table") or {"name": "own"}  # an older fedrec did not keep it
         self._model: Model | None = None if table["name"] == "own" else from_plan(table)
@@ -138,7 +139,9 @@ class Recommender:
         most = min(100, len(self.items))
         if not 1 <= k <= most:
             raise WrongInput(f"k is a whole number from 1 to {most}")
-        free = self._known.allowed(where)
+        if tuple(where) not in self._free:
+            self._free = {tuple(where): self._known.allowed(where)}
+        free = self._free[tuple(where)].copy()
         how: Literal["list", "folded", "popular"] = "popular"
         best: list[int] = []
         if mine is not None:
@@ -150,7 +153,7 @@ class Recommender:
             there = set(best)
             best += [item for item in self._folded(mine, free, k) if item not in there]
         if how == "popular":
-            best = [int(item) for item in self._popular if free[item]]
+            best = self._popular[free[self._popular]].tolist()
         best = best[:k]
         reasons = self._reasons(mine, best) if explain and mine is not None and how != "popular" else []
         items = [self.items[i] for i in best]

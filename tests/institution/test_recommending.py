@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from serving import COUNTS, serve
@@ -147,3 +148,32 @@ def test_the_command_and_the_call_from_python_count_in_the_log_and_name_nobody(s
     assert "canary" not in "".join(map(str, read(site.folder)))
     with pytest.raises(WrongInput, match="a user or items"):
         fedrec.recommend(site.folder)
+
+
+def test_all_users_at_once_get_what_each_gets_alone(site, tmp_path):
+    model = serve(site, "ease", EASE)
+    add_rows(site, ("late", "film-0", 2000), ("canary-0", "film-6", 2000))
+    file = tmp_path / "lists.parquet"
+    said = CliRunner().invoke(cli, ["recommend", str(site.folder), "--all", str(file), "-k", "2", "--json", "-"])
+    assert said.exit_code == 0, said.output
+    assert json.loads(said.output) == {"users": 7, "rows": 14}
+    table, served = pq.read_table(file), Recommender(site.folder)
+    assert (file.stat().st_mode & 0o777, table.schema.metadata[b"model"].decode()) == (0o600, model)
+    rows = table.to_pylist()
+    for user in served.users:
+        found = served.for_user(user, 2)
+        expected = [{"user": user, "rank": n, "item": i, "how": found.how} for n, i in enumerate(found.items, 1)]
+        assert [row for row in rows if row["user"] == user] == expected
+    assert {row["how"] for row in rows} == {"folded"}
+    done = [event["detail"] for event in read(site.folder, "recommend") if event["outcome"] == "done"]
+    assert done == [{"users": 7, "items": 14, "known": True}]
+
+
+def test_an_export_that_fails_leaves_the_file_of_before(site, tmp_path):
+    serve(site, "ease", EASE)
+    file = tmp_path / "lists.parquet"
+    file.write_text("before")
+    for wrong in (["-k", "0"], ["--where", "nothing=1"], ["--user", "x"]):
+        assert CliRunner().invoke(cli, ["recommend", str(site.folder), "--all", str(file), *wrong]).exit_code != 0
+    assert CliRunner().invoke(cli, ["recommend", str(site.folder), "--all", str(tmp_path / "no" / "f")]).exit_code != 0
+    assert (file.read_text(), [path.name for path in tmp_path.glob("*lists*")]) == ("before", ["lists.parquet"])
