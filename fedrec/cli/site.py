@@ -233,6 +233,25 @@ def _new_password() -> str:
     return given or str(click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True))
 
 
+@site.command()
+@folder_argument
+@click.option("--off", is_flag=True, help="Take the token back: no application is answered.")
+@json_option
+def token(folder: Path, off: bool, target: str | None) -> None:
+    """Make a new token for the applications of DIR's institution, in place of the one before.
+
+    With it they ask POST /fedrec/v1/recommend; see docs/recommending.md.
+    """
+    from fedrec.institution.applications import drop_token, new_token
+    from fedrec.institution.local import local_act
+
+    with local_act(folder, "token", "off" if off else "new"):
+        made = None if off else new_token(folder / "state")
+        if off:
+            drop_token(folder / "state")
+    emit({"token": made}, target, text=made or f"no application is answered at {folder.name}")
+
+
 @site.group()
 def models() -> None:
     """Models that were published to an institution."""

@@ -25,13 +25,14 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fedrec.errors import Refused
 from fedrec.exchange import signing
+from fedrec.institution.applications import APPLICATION, MAX_ASKED, Applications
 from fedrec.institution.calls import BYTES, SyftCalls, body_of, refused
 from fedrec.institution.decisions import Decisions
 from fedrec.institution.gate import OWN, Gate, Nonces
+from fedrec.institution.hangup import HangUp
 from fedrec.institution.jobs import Jobs
 from fedrec.institution.ledger import Account
 from fedrec.institution.left_out import left_out
@@ -47,7 +48,6 @@ from fedrec.institution.witness import MAX_BODY, Witness
 
 _HEX64 = re.compile(r"[0-9a-f]{64}")
 MAX_WAIT_S = 25.0
-LINGER = 16 * 10**6  # bytes of a refused body that are let run out
 PAGE = 10**6  # bytes of events in one answer
 _log = logging.getLogger("fedrec.site")
 
@@ -60,6 +60,7 @@ class Calls:
         self._decisions, self._noted = decisions, noted
         self._nonces = Nonces(signing.WINDOW_S)
         self._witness = Witness(site)
+        self._applications = Applications(site.folder, noted)
 
     async def put_blob(self, request: Request) -> Response:
         name = request.path_params["sha256"]
@@ -160,6 +161,18 @@ class Calls:
         except Refused as refusal:
             return self._refuse(request, refusal)
         return JSONResponse({"paused": False, "again": again})
+
+    async def recommend(self, request: Request) -> Response:
+        """The best items for a user of the institution, told to its own applications."""
+        try:
+            body = await body_of(request, MAX_ASKED)
+            if self._applications.admits(request.headers):
+                request.state.account = APPLICATION
+            else:
+                self._signed(request, hashlib.sha256(body).hexdigest())
+            return JSONResponse(await run_in_threadpool(self._applications.answer, body))
+        except Refused as refusal:
+            return self._refuse(request, refusal)
 
     async def audit(self, request: Request) -> Response:
         """Events after number `after`, oldest first: a page of at most PAGE bytes, and where the next one begins."""
@@ -266,34 +279,6 @@ class _Guarded(FileResponse):
             await super().__call__(scope, receive, checked)
 
 
-class HangUp:
-    """Closes the line after an answer to a stranger whose body was not read to its end: no more of it is read.
-
-    A body that says it is shorter than LINGER runs out unread, so that who meant well reads the answer.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        said = dict(scope.get("headers", ()))
-        length = said.get(b"content-length", b"")
-        more = b"transfer-encoding" in said or int(length if length.isdigit() else 0) > LINGER
-
-        async def received() -> Message:
-            nonlocal more
-            message = await receive()
-            more = more and bool(message.get("more_body"))
-            return message
-
-        async def answered(message: Message) -> None:
-            if message["type"] == "http.response.start" and more and "account" not in scope.get("state", {}):
-                message["headers"] = [*message["headers"], (b"connection", b"close")]
-            await send(message)
-
-        await self._app(scope, received, answered)
-
-
 def build(site: Site, server: SyftServer, jobs: Jobs) -> Starlette:
     """The application of one site."""
     gate = Gate(site.keys.uid, site.ledger.account_of, site.ledger.first_time, site.keys.cookie_secret)
@@ -325,6 +310,7 @@ def build(site: Site, server: SyftServer, jobs: Jobs) -> Starlette:
             Route("/fedrec/v1/environment", calls.environment, methods=["GET"]),
             Route("/fedrec/v1/pause", calls.pause, methods=["POST"]),
             Route("/fedrec/v1/resume", calls.resume, methods=["POST"]),
+            Route("/fedrec/v1/recommend", calls.recommend, methods=["POST"]),
             Route("/fedrec/v1/audit", calls.audit, methods=["GET"]),
         ],
         middleware=[Middleware(HangUp)],

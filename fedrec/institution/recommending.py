@@ -174,7 +174,7 @@ class Recommender:
 
         For item-based models that score is the similarity of the two items.
         """
-        if self._model is None:
+        if self._model is None or self._model.name == "popularity":  # which says the same to everybody
             return [[] for _ in best]
         last = list(dict.fromkeys(mine.item[::-1].tolist()))[:LOOKED_AT]
         rows = mine.take(np.sort([int(np.flatnonzero(mine.item == item)[-1]) for item in last]))

@@ -35,11 +35,13 @@ decide         | ✓   | ✓ | –          | – | –     | –
 pause          | ✓   | ✓ | –          | – | pause | –
 resume         | ✓   | ✓ | –          | – | –     | –
 output of jobs | –   | – | –          | – | –     | –
+recommendations| –   | – | –          | – | –     | –
 audit log      | ✓   | ✓ | own events | ✓ | –     | –
 change the log | –   | – | –          | – | –     | –
 users          | –   | – | –          | – | –     | –
 code           | –   | – | –          | – | –     | –
-"""  # data set, output of jobs and users are the owner's at his own machine: `fedrec site`, its files; no call does them
+"""  # data set, output of jobs and users are the owner's at his own machine: `fedrec site`, its files; no call does them;
+# recommendations are for the institution's own applications, by a token that no account has
 CELLS = {
     (row, role): cell != "–"
     for row, *cells in ([part.strip() for part in line.split("|")] for line in TABLE.strip().splitlines())
@@ -105,6 +107,7 @@ WAYS = [
     Way("audit log", "GET /fedrec/v1/audit?after=100000000"),
     *denied("data set", "dataset.add", "dataset.delete", "settings.update", "api.update", "policy.add"),
     *denied("output of jobs", "log.get_stdout", "log.get_stderr", "job.get_all", "job.restart"),
+    *denied("recommendations", "POST /fedrec/v1/recommend"),
     *denied("change the log", "output.create", "code.store_execution_output"),
     *denied("users", "user.create", "user.update", "user.delete", "user.view"),
     *denied("code", "code.submit", "api.call", "code_history.submit_version", "worker_pool.launch", "network.add_peer"),
