@@ -22,7 +22,9 @@ from fedrec.institution.audit import AuditLog, Detail
 from fedrec.institution.intake import IntakeReport, take_in_folder
 from fedrec.institution.site import Keys
 
-ACTS = frozenset({"data.take", "export", "recommend", "token", "view"})  # what the control socket writes for a command
+ACTS = frozenset(
+    {"data.take", "export", "personalise", "recommend", "token", "view"}
+)  # what the control socket writes for a command
 LOCAL = ("site", "operator")  # actor and role of such acts: at the machine nobody logs in
 WAIT_S = 20.0  # for a site that starts, or other commands
 Write = Callable[..., int]

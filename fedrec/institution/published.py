@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +54,14 @@ class Published:
         shutil.copyfile(shared, fresh / "shared.safetensors")
         made = decode(lists.read_bytes())["lists"]
         os.replace(lists, fresh / "lists.safetensors")
-        known = self.versions()
+        known, plan = self.versions(), PlanText.parse(row.plan)
         facts = {
             "model": task.base,
             "plan": row.fingerprint,
             "name": row.name,
-            "table": PlanText.parse(row.plan).model,
+            "table": {"name": "own"} if plan.model["name"] == "own" else plan.model,  # code runs in the jail only
+            "protocol": task.protocol,
+            "seed": plan.seed,
             "run": task.run,
             "data_version": store.version,
             "scientist": row.scientist,
@@ -77,6 +81,22 @@ class Published:
         for rest in self._folder.iterdir():  # the one before stays for those who read it now, and for a rollback
             if rest.is_dir() and rest.name not in keep:
                 shutil.rmtree(rest, ignore_errors=True)
+
+    def add(self, facts: Mapping[str, Any], shared: bytes, lists: bytes) -> int:
+        """Keep a model that was made here from a published one, without serving it; its number.
+
+        Args:
+            facts: those of the published one, and what was done to it.
+        """
+        with _ONE:
+            number = 1 + max((int(one["number"]) for one in self.versions()), default=0)
+            fresh = self._folder / f".{secrets.token_hex(16)}"
+            fresh.mkdir(mode=0o700)
+            (fresh / "shared.safetensors").write_bytes(shared)
+            (fresh / "lists.safetensors").write_bytes(lists)
+            (fresh / "model.json").write_text(json.dumps({**facts, "number": number}))
+            os.replace(fresh, self._folder / f"{facts['model'][:16]}-{fresh.name[1:17]}")
+        return number
 
     def versions(self) -> list[dict[str, Any]]:
         """All models that are kept, oldest first; `served` says which one users get."""

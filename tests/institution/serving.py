@@ -28,13 +28,13 @@ def trained(site: Site, table: dict[str, Any]) -> dict[str, Any]:
     return dict(model.finish(start, model.fit_site(rows, start, PrivateParams({}))[0]).tensors)
 
 
-def serve(site: Site, which: str = "popularity", shared: Any = None, plan: Any = None) -> str:
+def serve(site: Site, which: str = "popularity", shared: Any = None, plan: Any = None, protocol: str = "p1") -> str:
     """Publish a model, which becomes the served one; its SHA-256."""
     plan = replace(plan or recipe(which), purpose=secrets.token_hex(8))  # the same plan is one request
     row = approved(site, plan)
     made = trained(site, dict(plan.model)) if shared is None else shared
     store, name = Store.open(site.state), digest(made)
-    task = Task("publish", secrets.token_hex(8), 0, "p1", name, secrets.token_hex(16))
+    task = Task("publish", secrets.token_hex(8), 0, protocol, name, secrets.token_hex(16))
     files = [site.state / name for name in ("shared", "lists")]
     lists = perform(plan, "publish", "p1", store.rows(), made, {}).state
     for path, tensors in zip(files, (made, lists), strict=True):
