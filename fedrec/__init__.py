@@ -12,15 +12,17 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from fedrec import aggregation, models
+    from fedrec.institution.recommending import recommend
     from fedrec.scientist.connect import connect
     from fedrec.scientist.plan import Plan
     from fedrec.simulation import simulate
 
-__all__ = ["Plan", "__version__", "aggregation", "connect", "models", "simulate"]
+__all__ = ["Plan", "__version__", "aggregation", "connect", "models", "recommend", "simulate"]
 
 _HOME = {
     "connect": "fedrec.scientist.connect",
     "Plan": "fedrec.scientist.plan",
+    "recommend": "fedrec.institution.recommending",
     "simulate": "fedrec.simulation",
 }
 

@@ -18,6 +18,7 @@ _HOME = {  # command → module below fedrec.cli; a command's libraries load whe
     "data": "data",
     "demo": "demo",
     "evaluate": "evaluate",
+    "forget": "forget",
     "lab": "lab",
     "recommend": "recommend",
     "requests": "requests",

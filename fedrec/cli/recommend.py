@@ -2,38 +2,70 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
+from typing import Any
 
 import click
 
 from fedrec.cli.output import emit, json_option
 from fedrec.cli.site import folder_argument
 
+_HEADS = {
+    "list": "for this user",
+    "folded": "from the rows of today, by the served model",
+    "popular": "this user is not known here, so these are popular",
+}
+
 
 @click.command()
 @folder_argument
-@click.option("--user", required=True, metavar="ID", help="The user's id as in the institution's data.")
+@click.option("--user", metavar="ID", help="The user's id as in the institution's data.")
+@click.option("--items", metavar="A,B,C", help="Instead of a user: items that somebody touched, oldest first.")
+@click.option(
+    "--all",
+    "file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE.parquet",
+    help="Instead of a user: write user, rank, item for all users.",
+)
 @click.option("-k", "length", type=int, default=10, show_default=True, help="How many items, 1 to 100.")
+@click.option(
+    "--where",
+    multiple=True,
+    metavar="FILTER",
+    help="Only items with name=value, name!=value, name>=number or name<=number in the catalogue or the item "
+    "features; may be repeated, and all must hold.",
+)
+@click.option("--explain", is_flag=True, help="Say because of which of the user's items.")
 @json_option
-def recommend(folder: Path, user: str, length: int, target: str | None) -> None:
+def recommend(
+    folder: Path,
+    user: str | None,
+    items: str | None,
+    file: Path | None,
+    length: int,
+    where: tuple[str, ...],
+    explain: bool,
+    target: str | None,
+) -> None:
     """Print the served model's best items for a user of DIR; users that it does not know get what is popular."""
-    from fedrec.config import ConsortiumConfig, SiteConfig
-    from fedrec.core.ids import clean_id
-    from fedrec.institution.local import local_act
-    from fedrec.institution.published import Published
+    from fedrec.institution.batch import export
+    from fedrec.institution.recommending import recommend as ask
 
-    consortium = ConsortiumConfig.load(SiteConfig.load(folder / "site.toml").consortium_path)
-    published = Published(folder / "state")
-    with local_act(folder, "recommend", published.current()["model"]) as facts:  # the log has counts, and no id
-        items, known = published.recommend(clean_id(user) or user, length, consortium.item_ids())
-        facts.update(users=1, items=len(items), known=known)
-    with consortium.catalogue_path.open(encoding="utf-8-sig", newline="") as file:
-        titles = {row["item"]: row.get("title") or row["item"] for row in csv.DictReader(file)}
-    rows = [{"rank": rank, "item": item, "title": titles.get(item, item)} for rank, item in enumerate(items, 1)]
-    head = "for this user" if known else "this user is not known here, so these are popular"
-    emit(
-        {"known": known, "items": rows},
-        target,
-        text="\n".join([head, *(f"{row['rank']:3d}  {row['title']}" for row in rows)]),
-    )
+    if [user, items, file].count(None) != 2:
+        raise click.UsageError("name one of --user, --items and --all")
+    if file is not None:
+        done = export(folder, file, length, where)
+        emit(done, target, text=f"{file}: {done['rows']} rows for {done['users']} users")
+        return
+    found = ask(folder, user, (items or "").split(",") if items else (), k=length, where=where, explain=explain)
+    rows: list[dict[str, Any]] = [
+        {"rank": rank, "item": item, "title": found.titles[item]} for rank, item in enumerate(found.items, 1)
+    ]
+    lines = [f"{row['rank']:3d}  {row['title']}" for row in rows]
+    for place, because in enumerate(found.reasons):
+        rows[place]["because"] = because
+        if because:
+            lines[place] += f"  (because of {', '.join(found.titles[item] for item in because)})"
+    head = _HEADS[found.how]
+    emit({"known": found.known, "how": found.how, "items": rows}, target, text="\n".join([head, *lines]))

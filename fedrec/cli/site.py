@@ -236,6 +236,25 @@ def _new_password() -> str:
     return given or str(click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True))
 
 
+@site.command()
+@folder_argument
+@click.option("--off", is_flag=True, help="Take the token back: no application is answered.")
+@json_option
+def token(folder: Path, off: bool, target: str | None) -> None:
+    """Make a new token for the applications of DIR's institution, in place of the one before.
+
+    With it they ask POST /fedrec/v1/recommend; see docs/recommending.md.
+    """
+    from fedrec.institution.applications import drop_token, new_token
+    from fedrec.institution.local import local_act
+
+    with local_act(folder, "token", "off" if off else "new"):
+        made = None if off else new_token(folder / "state")
+        if off:
+            drop_token(folder / "state")
+    emit({"token": made}, target, text=made or f"no application is answered at {folder.name}")
+
+
 @site.group()
 def models() -> None:
     """Models that were published to an institution."""
@@ -252,7 +271,7 @@ def list_models(folder: Path, target: str | None) -> None:
     lines = [
         f"{'*' if row['served'] else ' '} {row['number']:3d}  {row['name']:16}  {row['published_at'] or '-':20}"
         f"  {row['users']:6d} users  {row['scientist'] or '-'}  permit {row['permit'][:8] or '-'}"
-        f"  model {row['model'][:8]}"
+        f"  model {row['model'][:8]}  {row.get('personal', '')}".rstrip()
         for row in rows
     ]
     emit({"models": rows}, target, text="\n".join(lines) or "no model has been published to this institution yet")
@@ -268,6 +287,24 @@ def use_model(folder: Path, version: str, target: str | None) -> None:
 
     answer = control(folder, {"op": "models.use", "version": version})
     emit(answer, target, text=f"{folder.name} serves model {answer['number']}, {answer['name']}")
+
+
+@models.command("personalise")
+@folder_argument
+@json_option
+def personalise(folder: Path, target: str | None) -> None:
+    """Bend the model that DIR serves towards DIR's own users, where its validation rows say that this helps.
+
+    DIR's own model is served instead of the shared one where that loses by more than noise. `rollback` goes back.
+    """
+    from fedrec.institution.personalise import personalise as choose
+    from fedrec.institution.serve import control
+
+    control(folder, {"op": "status"})
+    answer = choose(folder)
+    if answer["number"] is not None:
+        control(folder, {"op": "models.use", "version": str(answer["number"])})
+    emit(answer, target, text=f"{folder.name}: {answer['text']}")
 
 
 @models.command("rollback")

@@ -27,6 +27,7 @@ from starlette.routing import Route
 
 from fedrec.errors import Refused
 from fedrec.exchange import signing
+from fedrec.institution.applications import APPLICATION, MAX_ASKED, Applications
 from fedrec.institution.calls import BYTES, SyftCalls, body_of, refused
 from fedrec.institution.decisions import Decisions
 from fedrec.institution.doors import Doors
@@ -62,6 +63,7 @@ class Calls:
         self._decisions, self._noted = decisions, noted
         self._nonces = Nonces(signing.WINDOW_S)
         self._witness, self._packing = Witness(site), Lock()
+        self._applications = Applications(site.folder, noted)
 
     async def put_blob(self, request: Request) -> Response:
         name = request.path_params["sha256"]
@@ -171,6 +173,18 @@ class Calls:
         except Refused as refusal:
             return self._refuse(request, refusal)
         return JSONResponse({"paused": False, "again": again})
+
+    async def recommend(self, request: Request) -> Response:
+        """The best items for a user of the institution, told to its own applications."""
+        try:
+            body = await body_of(request, MAX_ASKED)
+            if self._applications.admits(request.headers):
+                request.state.account = APPLICATION
+            else:
+                self._signed(request, hashlib.sha256(body).hexdigest())
+            return JSONResponse(await run_in_threadpool(self._applications.answer, body))
+        except Refused as refusal:
+            return self._refuse(request, refusal)
 
     async def audit(self, request: Request) -> Response:
         """Events after number `after`, oldest first: a page of at most PAGE bytes, and where the next one begins."""
@@ -296,6 +310,7 @@ def build(site: Site, server: SyftServer, jobs: Jobs) -> Starlette:
             Route("/fedrec/v1/environment", calls.environment, methods=["GET"]),
             Route("/fedrec/v1/pause", calls.pause, methods=["POST"]),
             Route("/fedrec/v1/resume", calls.resume, methods=["POST"]),
+            Route("/fedrec/v1/recommend", calls.recommend, methods=["POST"]),
             Route("/fedrec/v1/audit", calls.audit, methods=["GET"]),
             Route("/fedrec/v1/packs/{run:str}", calls.pack, methods=["GET"]),
         ],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -26,6 +26,7 @@ class Rules:
         scale: lowest and highest rating that are kept; None = any finite one.
         positive_from: rows rated lower are left out, after duplicates are resolved; None = all stay.
         users_min, items_min: rows that a user, or an item, needs to stay (k-core).
+        forgotten: ids of users who stay out.
         values: allowed texts by column; a row with another one is rejected.
     """
 
@@ -41,6 +42,7 @@ class Rules:
     users_min: int = 1
     items_min: int = 1
     values: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    forgotten: Container[str] = ()
 
 
 class Indexed(NamedTuple):
@@ -125,7 +127,8 @@ def index_columns(table: Mapping[str, Column], catalogue: Sequence[str], rules: 
         rejected[reason] = int(np.count_nonzero(kept & bad))
         kept &= ~bad
 
-    place = np.flatnonzero(kept)
+    out = np.array([name in rules.forgotten for name in user_names] + [False])[users] & kept
+    place = np.flatnonzero(kept & ~out)
     if when is None:
         order = place[np.lexsort((place, users[place]))]
     else:
@@ -133,7 +136,7 @@ def index_columns(table: Mapping[str, Column], catalogue: Sequence[str], rules: 
     pair = users[order] * n_items + index[order]
     stays, conflicts = _without_duplicates(pair, narrow[order], rules.on_duplicate)
     duplicates = len(order) - len(stays)
-    order, filtered = order[stays], {}
+    order, filtered = order[stays], {"forgotten": int(out.sum())} if out.any() else {}
     if rules.positive_from is not None:
         liked = order[value[order] >= rules.positive_from]
         order, filtered["not_positive"] = liked, len(order) - len(liked)

@@ -26,6 +26,7 @@ from fedrec.errors import DataError, FedrecError
 from fedrec.exchange.wire import decode
 from fedrec.institution import features, quality, sources, store
 from fedrec.institution.columns import gaps
+from fedrec.institution.forgotten import Forgotten
 from fedrec.institution.index import Filled, Indexed, Rules, index_columns, index_frame
 from fedrec.institution.published import Published
 from fedrec.institution.quality import moment
@@ -119,7 +120,9 @@ def take_in_tables(tables: Tables, schema: SchemaConfig, catalogue: Sequence[str
         DataError: too large a share of the rows is rejected, or none is left; the store then stays as it was.
     """
     total = tables.rows.num_rows
-    done = index_columns({name: tables.rows[name] for name in tables.rows.column_names}, catalogue, _rules(schema))
+    done = index_columns(
+        {name: tables.rows[name] for name in tables.rows.column_names}, catalogue, _rules(schema, state)
+    )
     rows, lost = done.rows, sum(done.rejected.values())
     if lost > schema.max_rejected * total:
         allowed = f"max_rejected allows {schema.max_rejected:.2%}"
@@ -163,7 +166,7 @@ def take_in_tables(tables: Tables, schema: SchemaConfig, catalogue: Sequence[str
     return report
 
 
-def _rules(schema: SchemaConfig) -> Rules:
+def _rules(schema: SchemaConfig, state: Path) -> Rules:
     columns, scale = schema.columns, schema.rating
     return Rules(
         user=columns.user,
@@ -178,6 +181,7 @@ def _rules(schema: SchemaConfig) -> Rules:
         users_min=schema.filter.users_min,
         items_min=schema.filter.items_min,
         values=schema.values,
+        forgotten=Forgotten(state),
     )
 
 

@@ -22,7 +22,9 @@ from fedrec.institution.audit import AuditLog, Detail
 from fedrec.institution.intake import IntakeReport, take_in_folder
 from fedrec.institution.site import Keys
 
-ACTS = frozenset({"data.take", "export", "recommend", "replay", "view"})  # what the control socket writes for a command
+ACTS = frozenset(  # what the control socket writes for a command
+    {"data.take", "export", "personalise", "recommend", "replay", "token", "view"}
+)
 LOCAL = ("site", "operator")  # actor and role of such acts: at the machine nobody logs in
 WAIT_S = 20.0  # for a site that starts, or other commands
 Write = Callable[..., int]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from starlette.requests import Request
 
 from fedrec.errors import Refused
-from fedrec.institution.audit import AuditLog, Detail
+from fedrec.institution.audit import AuditLog
 from fedrec.institution.gate import Gate
 from fedrec.institution.ledger import Account
 
@@ -22,17 +22,22 @@ class _Crowd:
     """Calls of strangers that no event counts yet, the newest of them, and when the last event was written."""
 
     count: int = 0
+    items: int = 0  # that were recommended
     what: str = ""
     outcome: str = ""
     at: float = 0.0
 
 
 class Noted:
-    """Notes calls: of accounts each, of strangers one event a second that counts them, so nobody fills the disk."""
+    """Notes calls: of accounts each; of strangers, and of applications, one event a second that counts them.
+
+    So nobody fills the disk.
+    """
 
     def __init__(self, gate: Gate, audit: AuditLog) -> None:
         self._gate, self._audit = gate, audit
-        self._refused, self._answered, self._lock = _Crowd(), _Crowd(), threading.Lock()
+        self._refused, self._answered, self._given = _Crowd(), _Crowd(), _Crowd()
+        self._lock = threading.Lock()
 
     def done(self, by: Account, what: str, outcome: str = "done", request: str = "", **detail: str | int) -> None:
         """Note a call that gives something and changes nothing, before its answer leaves.
@@ -45,6 +50,10 @@ class Noted:
     def answered(self, what: str) -> None:
         """Note an answer that anybody may have. Raises: Refused `audit.write`."""
         self._count(self._answered, what, "done")
+
+    def given(self, items: int) -> None:
+        """Note that an application got so many items for one user: counts, and no id. Raises: Refused `audit.write`."""
+        self._count(self._given, "POST recommend", "done", items)
 
     def away(self, request: Request, account: Account | None, what: str, refusal: Refused, size: int = 0) -> Refused:
         """Note a refusal; a stranger's counts against his address, and becomes `gate.rate` when there are too many.
@@ -74,20 +83,25 @@ class Noted:
 
     def flush(self) -> None:
         """Note the strangers that no event counts yet; when the site ends."""
-        for crowd in (self._refused, self._answered):
+        for crowd in (self._refused, self._answered, self._given):
             if crowd.count:
                 self._write(crowd)
 
-    def _count(self, crowd: _Crowd, what: str, outcome: str) -> None:
+    def _count(self, crowd: _Crowd, what: str, outcome: str, items: int = 0) -> None:
         with self._lock:
+            crowd.items += items
             crowd.count, crowd.what, crowd.outcome = crowd.count + 1, what, outcome
             if time.monotonic() - crowd.at >= 1.0:
                 self._write(crowd)
 
     def _write(self, crowd: _Crowd) -> None:
-        detail: Detail = {"answered" if crowd is self._answered else "refused": crowd.count}
-        self._audit.event("anonymous", "none", "call", crowd.what, outcome=crowd.outcome, detail=detail)
-        crowd.count, crowd.at = 0, time.monotonic()
+        who, detail = ("anonymous", "none"), dict[str, str | int]()
+        if crowd is self._given:
+            who, detail = ("application", "application"), {"users": crowd.count, "items": crowd.items}
+        else:
+            detail = {"answered" if crowd is self._answered else "refused": crowd.count}
+        self._audit.event(*who, "call", crowd.what, outcome=crowd.outcome, detail=detail)
+        crowd.count, crowd.items, crowd.at = 0, 0, time.monotonic()
 
 
 def address_of(request: Request) -> str:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from fedrec.core.params import Array
 from fedrec.errors import WrongInput
+from fedrec.exchange.plan import PlanText
 from fedrec.exchange.wire import decode
 from fedrec.institution.ledger import RequestRow
 from fedrec.institution.permit import Task
@@ -51,11 +54,14 @@ class Published:
         shutil.copyfile(shared, fresh / "shared.safetensors")
         made = decode(lists.read_bytes())["lists"]
         os.replace(lists, fresh / "lists.safetensors")
-        known = self.versions()
+        known, plan = self.versions(), PlanText.parse(row.plan)
         facts = {
             "model": task.base,
             "plan": row.fingerprint,
             "name": row.name,
+            "table": {"name": "own"} if plan.model["name"] == "own" else plan.model,  # code runs in the jail only
+            "protocol": task.protocol,
+            "seed": plan.seed,
             "run": task.run,
             "data_version": store.version,
             "scientist": row.scientist,
@@ -75,6 +81,22 @@ class Published:
         for rest in self._folder.iterdir():  # the one before stays for those who read it now, and for a rollback
             if rest.is_dir() and rest.name not in keep:
                 shutil.rmtree(rest, ignore_errors=True)
+
+    def add(self, facts: Mapping[str, Any], shared: bytes, lists: bytes) -> int:
+        """Keep a model that was made here from a published one, without serving it; its number.
+
+        Args:
+            facts: those of the published one, and what was done to it.
+        """
+        with _ONE:
+            number = 1 + max((int(one["number"]) for one in self.versions()), default=0)
+            fresh = self._folder / f".{secrets.token_hex(16)}"
+            fresh.mkdir(mode=0o700)
+            (fresh / "shared.safetensors").write_bytes(shared)
+            (fresh / "lists.safetensors").write_bytes(lists)
+            (fresh / "model.json").write_text(json.dumps({**facts, "number": number}))
+            os.replace(fresh, self._folder / f"{facts['model'][:16]}-{fresh.name[1:17]}")
+        return number
 
     def versions(self) -> list[dict[str, Any]]:
         """All models that are kept, oldest first; `served` says which one users get."""
@@ -155,23 +177,13 @@ class Published:
             raise WrongInput("no model has been published to this institution yet") from None
         return {**facts, "folder": name}
 
-    def recommend(self, user: str, k: int, items: Sequence[str]) -> tuple[list[str], bool]:
-        """The best `k` items that the user has not touched, and whether the user is known.
-
-        Unknown users get what is popular.
-
-        Args:
-            k: 1 to 100.
-            items: the catalogue's ids.
+    def served(self) -> tuple[dict[str, Any], dict[str, Array], dict[str, Array]]:
+        """(facts, shared parameters, lists) of the served model: `lists` by user of its data version, and `popular`.
 
         Raises:
-            WrongInput: no model is published, or `k` is out of range.
+            WrongInput: no model has been published yet.
         """
         facts = self.current()
-        lists = decode((self._folder / facts["folder"] / "lists.safetensors").read_bytes())
-        if not 1 <= k <= lists["popular"].shape[0]:
-            raise WrongInput(f"k is a whole number from 1 to {lists['popular'].shape[0]}")
-        users = Store.open(self._state, facts["data_version"]).user_ids()
-        known = user in users
-        best = lists["lists"][users.index(user)] if known else lists["popular"]
-        return [items[int(index)] for index in np.asarray(best) if index >= 0][:k], known
+        folder = self._folder / facts["folder"]
+        shared, lists = ((folder / f"{name}.safetensors").read_bytes() for name in ("shared", "lists"))
+        return facts, decode(shared), decode(lists)

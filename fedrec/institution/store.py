@@ -181,8 +181,9 @@ def save(
     user_ids: Sequence[str],
     report: Mapping[str, Any],
     features: Mapping[str, pa.Table] | None = None,
+    use: bool = True,
 ) -> None:
-    """Write one version (`content_version` of the same content) and make it the current one.
+    """Write one version (`content_version` of the same content) and, with `use`, make it the current one.
 
     Of a version that is there only the report is written again. A crash leaves either the old or the new
     pointer, and never a version with a file missing.
@@ -206,6 +207,8 @@ def save(
             _sync(base)
         else:
             _write_report(base / version, report)
+        if not use:
+            return
         _write(base / ".current", lambda file: file.write(f"{version}\n".encode()))
         (base / ".current").replace(base / "current")
         _sync(base)

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 
 from fedrec.core.interactions import Interactions
 from fedrec.core.params import Array, PrivateParams, SharedParams
@@ -128,4 +129,19 @@ def gram(rows: Interactions) -> NDArray[np.float32]:
 def counts(rows: Interactions) -> Array:
     """How many users touched each item; float32, shape (n_items,)."""
     found: Array = np.bincount(rows.matrix().indices, minlength=rows.n_items).astype(np.float32)
+    return found
+
+
+def queried(query: sparse.csr_matrix, weights: NDArray[Any]) -> NDArray[Any]:
+    """query @ weights; for a few users only the weights of the items that they ask with are read, to the same bits.
+
+    Args:
+        query: users by items.
+        weights: items by items.
+    """
+    if query.nnz < len(weights):
+        used, place = np.unique(query.indices, return_inverse=True)
+        query = sparse.csr_matrix((query.data, place, query.indptr), shape=(query.shape[0], len(used)))
+        weights = weights[used]
+    found: NDArray[Any] = query @ weights.astype(query.dtype, copy=False)
     return found

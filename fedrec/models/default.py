@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fedrec.core.interactions import Interactions
 from fedrec.core.params import PrivateParams, SharedParams
-from fedrec.models.base import dense, positive
+from fedrec.models.base import dense, positive, queried
 from fedrec.models.ease import Ease
 from fedrec.models.sequential import Sequential, recent
 
@@ -67,7 +67,7 @@ class Default:
     def score(self, rows: Interactions, shared: SharedParams, private: PrivateParams) -> NDArray[Any]:
         if "weights" not in shared.tensors:
             return np.zeros((rows.n_users, rows.n_items))
-        near = recent(rows, self.recency, self.floor) @ shared["weights"].astype(np.float64)
+        near = queried(recent(rows, self.recency, self.floor), shared["weights"])
         if rows.time is None:
             scores = near
         else:

@@ -13,7 +13,7 @@ from scipy import linalg
 from fedrec.core.interactions import Interactions
 from fedrec.core.params import PrivateParams, SharedParams
 from fedrec.core.threads import one_thread
-from fedrec.models.base import dense, gram, positive
+from fedrec.models.base import dense, gram, positive, queried
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,5 +66,4 @@ class Ease:
     def score(self, rows: Interactions, shared: SharedParams, private: PrivateParams) -> NDArray[Any]:
         if "weights" not in shared.tensors:
             return np.zeros((rows.n_users, rows.n_items))
-        found: NDArray[Any] = rows.matrix() @ shared["weights"]
-        return found
+        return queried(rows.matrix(), shared["weights"])

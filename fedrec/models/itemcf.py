@@ -77,7 +77,8 @@ class ItemCF:
 
     def score(self, rows: Interactions, shared: SharedParams, private: PrivateParams) -> NDArray[Any]:
         near, weight = shared["neighbours"], shared["weights"]
-        target = np.repeat(np.arange(len(near)), near.shape[1])
-        table = sparse.csr_matrix((weight.ravel(), (near.ravel(), target)), shape=(len(near), len(near)))
+        edges = np.arange(0, near.size + 1, near.shape[1])
+        table = sparse.csc_matrix((weight.ravel(), near.ravel(), edges), shape=(len(near), len(near)))
+        table.check_format(full_check=True)  # places outside the table would be read from memory
         found: NDArray[Any] = (rows.matrix() @ table).toarray()
         return found

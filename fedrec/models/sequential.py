@@ -12,7 +12,7 @@ from scipy import sparse
 
 from fedrec.core.interactions import Interactions
 from fedrec.core.params import Array, PrivateParams, SharedParams
-from fedrec.models.base import counts, dense, positive
+from fedrec.models.base import counts, dense, positive, queried
 
 STEPS = 256  # a follower counts in whole 256ths, so that float32 sums are exact in any order below 65,536 followers
 
@@ -70,8 +70,7 @@ class Sequential:
     def score(self, rows: Interactions, shared: SharedParams, private: PrivateParams) -> NDArray[Any]:
         if "next" not in shared.tensors or rows.time is None:
             return np.zeros((rows.n_users, rows.n_items))
-        found: NDArray[Any] = recent(rows, self.recency, 0.0) @ shared["next"].astype(np.float64)
-        return found
+        return queried(recent(rows, self.recency, 0.0), shared["next"])
 
     def follows(self, rows: Interactions) -> Array:
         """C of this institution in 256ths; float32, shape (n_items, n_items)."""

@@ -12,7 +12,7 @@ from scipy import sparse
 
 from fedrec.core.interactions import Interactions
 from fedrec.core.params import Array, PrivateParams, SharedParams
-from fedrec.models.base import counts, dense
+from fedrec.models.base import counts, dense, queried
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +50,7 @@ class UserCF:
     def score(self, rows: Interactions, shared: SharedParams, private: PrivateParams) -> NDArray[Any]:
         if "likeness" not in shared.tensors:
             return np.zeros((rows.n_users, rows.n_items))
-        found: NDArray[Any] = _unit(rows.matrix()) @ shared["likeness"].astype(np.float64)
-        return found
+        return queried(_unit(rows.matrix()), shared["likeness"])
 
 
 def _unit(x: sparse.csr_matrix) -> sparse.csr_matrix:

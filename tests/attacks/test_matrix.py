@@ -37,12 +37,14 @@ decide         | ✓   | ✓ | –          | – | –     | –
 pause          | ✓   | ✓ | –          | – | pause | –
 resume         | ✓   | ✓ | –          | – | –     | –
 output of jobs | –   | – | –          | – | –     | –
+recommendations| –   | – | –          | – | –     | –
 audit log      | ✓   | ✓ | own events | ✓ | –     | –
 evidence pack  | ✓   | ✓ | –          | ✓ | –     | –
 change the log | –   | – | –          | – | –     | –
 users          | –   | – | –          | – | –     | –
 code           | –   | – | –          | – | –     | –
-"""  # data set, output of jobs and users are the owner's at his own machine: `fedrec site`, its files; no call does them
+"""  # data set, output of jobs and users are the owner's at his own machine: `fedrec site`, its files; no call does them;
+# recommendations are for the institution's own applications, by a token that no account has
 CELLS = {
     (row, role): cell != "–"
     for row, *cells in ([part.strip() for part in line.split("|")] for line in TABLE.strip().splitlines())
@@ -137,6 +139,7 @@ WAYS = [
     Way("evidence pack", "GET /fedrec/v1/packs/nothing?alone=1", "pack.run"),
     *denied("data set", "dataset.add", "dataset.delete", "settings.update", "api.update", "policy.add"),
     *denied("output of jobs", "log.get_stdout", "log.get_stderr", "job.get_all", "job.restart"),
+    *denied("recommendations", "POST /fedrec/v1/recommend"),
     *denied("change the log", "output.create", "code.store_execution_output"),
     *denied("users", "user.create", "user.update", "user.delete", "user.view"),
     *denied("code", "code.submit", "api.call", "code_history.submit_version", "worker_pool.launch", "network.add_peer"),

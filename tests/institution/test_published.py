@@ -20,6 +20,14 @@ from fedrec.institution.commands import Commands
 from fedrec.institution.incoming import check_model
 from fedrec.institution.permit import Task
 from fedrec.institution.published import KEPT, Published
+from fedrec.institution.recommending import Recommender
+
+
+def best(site, user, k):
+    """(items, whether the user is known)."""
+    found = Recommender(site.folder).for_user(user, k)
+    return found.items, found.known
+
 
 COUNTS = {"counts": np.arange(1, 9, dtype=np.float32)}  # film-7 is the best
 
@@ -28,24 +36,24 @@ def test_a_published_model_serves_known_and_unknown_users(site, jobs):
     row = approved(site, recipe("popularity"))
     published = Published(site.state)
     with pytest.raises(WrongInput, match="no model"):
-        published.recommend("canary-0", 3, ITEMS)
+        best(site, "canary-0", 3)
     train(site, jobs, row)
     answer = ended(site, jobs, row, task(sent(site, row, COUNTS), "publish"))
     assert answer == {"status": "done", "numbers": {}, "key": answer["key"]}
-    assert published.recommend("canary-0", 3, ITEMS) == (["film-7", "film-6", "film-5"], True)  # has seen 0 to 4
-    assert published.recommend("canary-0", 8, ITEMS) == (["film-7", "film-6", "film-5"], True)
-    assert published.recommend("canary-3", 3, ITEMS) == (["film-2", "film-1", "film-0"], True)  # has seen 3 to 7
-    assert published.recommend("nobody", 2, ITEMS) == (["film-7", "film-6"], False)
+    assert best(site, "canary-0", 3) == (["film-7", "film-6", "film-5"], True)  # has seen 0 to 4
+    assert best(site, "canary-0", 8) == (["film-7", "film-6", "film-5"], True)
+    assert best(site, "canary-3", 3) == (["film-2", "film-1", "film-0"], True)  # has seen 3 to 7
+    assert best(site, "nobody", 2) == (["film-7", "film-6"], False)
     assert published.current()["model"] == digest(COUNTS)
     assert [model["users"] for model in published.versions()] == [6]
     for wrong in (0, 9, -1):
         with pytest.raises(WrongInput, match="from 1 to 8"):
-            published.recommend("canary-0", wrong, ITEMS)
+            best(site, "canary-0", wrong)
 
 
 def test_a_reader_never_finds_a_model_half_replaced_even_when_the_same_one_comes_again(site, jobs):
     row = approved(site, recipe("popularity", runs=30, train=("p1",)))
-    stop, found, published = threading.Event(), [], Published(site.state)
+    stop, found = threading.Event(), []
 
     def publish(run):
         train(site, jobs, row, run=run)
@@ -56,7 +64,7 @@ def test_a_reader_never_finds_a_model_half_replaced_even_when_the_same_one_comes
     def read():
         while not stop.is_set():
             try:
-                found.append(published.recommend("nobody", 1, ITEMS)[0])
+                found.append(best(site, "nobody", 1)[0])
             except Exception as error:
                 found.append(repr(error))
             time.sleep(0.0002)
@@ -94,7 +102,7 @@ def test_versions_use_and_rollback(site, jobs):
         with pytest.raises(WrongInput, match="models list"):
             published.use(wrong)
     assert published.current()["run"] == "r3"
-    assert published.recommend("nobody", 1, ITEMS) == (["film-7"], False)
+    assert best(site, "nobody", 1) == (["film-7"], False)
 
 
 def test_the_owner_chooses_through_the_control_socket_and_the_log_says_so(site, jobs):

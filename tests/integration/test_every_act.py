@@ -188,6 +188,10 @@ ACTS: dict[str, Act] = {
         lambda s: s.command("recommend", s.site.folder, "--user", f"{CANARY}-01"),
         [("site", "recommend", "*", "done")],
     ),
+    "token of the applications": (
+        lambda s: s.command("site", "token", s.site.folder),
+        [("site", "token", "new", "done")],
+    ),
     "model chosen": (
         lambda s: s.command("site", "models", "use", s.site.folder, "1"),
         [("site", "models.use", "model", "done")],

@@ -1,0 +1,154 @@
+"""A shared model bent towards one institution's own users, or its own model where the shared one is worse for them.
+
+For additive models: their statistic is read back from the model, G_all + gamma G_own makes a model anew, and gamma is
+chosen on the institution's own validation rows, which are first taken out of what the shared model was trained on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedrec.core.interactions import Interactions
+from fedrec.core.metrics import CUT, ranks
+from fedrec.core.params import Array, PrivateParams, SharedParams
+from fedrec.core.split import Split, split
+from fedrec.core.threads import one_thread
+from fedrec.errors import WrongInput
+from fedrec.institution.work import scorer
+from fedrec.models.base import Model
+from fedrec.models.sequential import STEPS, Sequential
+
+GAMMAS = (0.0, 0.5, 1.0, 2.0, 3.0)
+NOISE = 2.0  # standard errors of a paired difference
+NAMES = ("ease", "sequential", "default")
+_NONE = PrivateParams({})
+
+
+@dataclass(frozen=True, slots=True)
+class Personal:
+    """What an institution serves.
+
+    Args:
+        shared: its parameters, of the same form as the shared model's.
+        gamma: how often its own statistic counts once more; None where its own model is kept instead.
+        ndcg: on its validation rows: shared, personal (with gamma), local.
+    """
+
+    shared: SharedParams
+    gamma: float | None
+    ndcg: dict[str, float]
+
+    def text(self) -> str:
+        """One sentence for the owner."""
+        scores = ", ".join(f"{name} {value:.4f}" for name, value in self.ndcg.items())
+        if self.gamma is None:
+            verdict = "the shared model loses beyond noise, so the institution's own is kept"
+        elif self.gamma:
+            verdict = f"own users count {self.gamma:g} times more"
+        else:
+            verdict = "the shared model is best as it is"
+        return f"{verdict} (validation NDCG@10: {scores})"
+
+
+def personal(model: Model, rows: Interactions, shared: SharedParams, protocol: str, seed: int) -> Personal:
+    """The model for this institution's own users.
+
+    Gamma 0 is the shared model. Another gamma, and then the own model, is taken only when it wins by more than NOISE
+    standard errors of the paired difference over users: choosing among noise makes a model worse.
+
+    Args:
+        rows: what the institution had when the model was trained.
+        protocol: which of them the shared model was trained on.
+        seed: of the split; only used without timestamps.
+
+    Raises:
+        WrongInput: not one of NAMES, or the model's statistic cannot be read back from it.
+    """
+    with one_thread():
+        total, start = statistic(model, shared), model.init(rows.n_items, seed)
+        parts = split(rows, "validation", seed)
+
+        def own(which: Interactions) -> dict[str, Array]:
+            return dict(model.fit_site(which, start, _NONE)[0].tensors)
+
+        def made(*terms: tuple[float, Mapping[str, Array]]) -> SharedParams:
+            mixed = {n: sum(w * t[n].astype(np.float64) for w, t in terms) for n in total}
+            return model.finish(start, SharedParams({n: a.astype(np.float32) for n, a in mixed.items()}))  # type: ignore[union-attr]
+
+        trained, train, whole = own(split(rows, protocol, seed).train), own(parts.train), own(rows)
+        clean = {n: total[n] - trained[n] + train[n] for n in total}
+        if min(float(clean[n].min()) for n in clean) < 0:
+            raise WrongInput("the served model was not trained on this institution's rows as they are here")
+        gains = {g: _gains(model, parts, made((1.0, clean), (g, train))) for g in GAMMAS}
+        alone = _gains(model, parts, made((1.0, train)))
+        gamma = max(GAMMAS, key=lambda g: gains[g].mean())
+        if not _wins(gains[gamma] - gains[0.0]):
+            gamma = 0.0
+        keep_own = _wins(alone - gains[gamma])
+        found = made((1.0, whole)) if keep_own else made((1.0, total), (gamma, whole))
+    ndcg = {"shared": gains[0.0], "personal": gains[gamma], "local": alone}
+    return Personal(
+        shared if gamma == 0.0 and not keep_own else found,
+        None if keep_own else gamma,
+        {name: float(each.mean()) for name, each in ndcg.items()},
+    )
+
+
+def statistic(model: Model, shared: SharedParams) -> dict[str, Array]:
+    """The sums over all institutions from which a finished model was made; whole numbers.
+
+    EASE: with M = (I - B)^-1, G_ij + l2 [i = j] = M_ij (G_ii + l2) / M_ii, and G_ii are the counts.
+    Sequential: C = W (n_i^a n_j^b + 1).
+
+    Raises:
+        WrongInput: not one of NAMES, or what comes out are no counts: noise was added, or it is another model.
+    """
+    if model.name not in NAMES:
+        raise WrongInput(f"{model.name} cannot be personalised; {', '.join(NAMES)} can")
+    known, found = shared.tensors, dict[str, NDArray[Any]]()
+    try:
+        n = known["counts"].astype(np.float64)
+        if model.name != "sequential":
+            l2 = float(getattr(model, "l2"))  # noqa: B009
+            inverse = np.linalg.inv(np.eye(len(n)) - known["weights"].astype(np.float64))
+            found["gram"] = inverse * ((n + l2) / np.diag(inverse))[:, None] - l2 * np.eye(len(n))
+        else:
+            found["counts"] = n
+        if model.name != "ease":
+            way = model if isinstance(model, Sequential) else Sequential()
+            found["follows"] = known["next"] * (np.outer(n**way.from_exponent, n**way.to_exponent) + 1.0) * STEPS
+    except (KeyError, ValueError, np.linalg.LinAlgError) as error:
+        raise WrongInput(f"the served model's arrays do not fit together ({type(error).__name__})") from None
+    whole = {name: np.rint(array) for name, array in found.items()}
+    if any(not np.abs(found[name] - whole[name]).max() < 0.25 or whole[name].min() < 0 for name in found):
+        raise WrongInput("the served model is not made of plain counts, so it cannot be personalised")
+    return {name: array.astype(np.float32) for name, array in whole.items()}
+
+
+def _wins(ahead: NDArray[np.float64]) -> bool:
+    """Whether a paired difference over users is above zero beyond noise."""
+    n = len(ahead)
+    return n > 1 and float(ahead.mean()) > NOISE * float(ahead.std(ddof=1)) / n**0.5
+
+
+def _gains(model: Model, parts: Split, shared: SharedParams) -> NDArray[np.float64]:
+    """NDCG@10 of each user with a validation row; shape (users with one,)."""
+    held, seen = parts.held, parts.seen
+    score = scorer(model, parts.train, shared, _NONE)
+    found = []
+    for low in range(0, held.n_users, 1000):
+        high = min(low + 1000, held.n_users)
+        mine = (held.user >= low) & (held.user < high)
+        known = (seen.user >= low) & (seen.user < high)
+        candidate = np.ones((high - low, held.n_items), dtype=np.bool_)
+        candidate[seen.user[known] - low, seen.item[known]] = False
+        candidate[held.user[mine] - low, held.item[mine]] = False
+        if mine.any():
+            rank = ranks(np.asarray(score(low, high)), candidate, held.user[mine] - low, held.item[mine])
+            found.append(np.where(rank < CUT, 1.0 / np.log2(np.minimum(rank, CUT) + 2.0), 0.0))
+    return np.concatenate([*found, np.zeros(0)])
