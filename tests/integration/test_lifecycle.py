@@ -90,6 +90,7 @@ def test_accounts_requests_permits_state_and_logins_outlive_a_restart(solo, site
     run = Run.start(plan, alone, folder=tmp_path)
     rounds = run.rounds()
     next(rounds), next(rounds)
+    rounds.close()
     before, ada = kept(site), alone._sites["solo"]
     overheard = call_bytes(ada.key, ada.uid, "dataset.get_all")
     assert text_of(send(site.url, overheard)) == "DictTuple"

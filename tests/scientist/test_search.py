@@ -11,6 +11,7 @@ from test_simulation import rows, split
 
 import fedrec
 from fedrec import models
+from fedrec.config import Limits
 from fedrec.core.params import PrivateParams
 from fedrec.errors import Refused, WrongInput
 from fedrec.institution.permit import Task, evaluations_of, reservable
@@ -123,19 +124,20 @@ def task(base, protocol="validation", kind="evaluate"):
 
 
 def test_a_permit_counts_validations_and_only_they_may_name_other_models_of_a_round():
+    caps = Limits()
     permit = {"tasks": {"train": 1, "evaluate": 9}, "protocols": ["p1"], "rounds": 1, "validate": 2}
     trained = [("train", 0, "p1", "done")]
     once, twice = [("evaluate", 0, "validation", "done")], [("evaluate", 0, "validation", "done")] * 2
-    reservable(permit, Task.parse(task("a")), {}, trained)
-    reservable(permit, Task.parse(task("b")), {}, trained + once)
+    reservable(permit, Task.parse(task("a")), {}, trained, caps)
+    reservable(permit, Task.parse(task("b")), {}, trained + once, caps)
     with pytest.raises(Refused, match=r"permit\.evaluate: all 2 validations"):
-        reservable(permit, Task.parse(task("c")), {}, trained + twice)
+        reservable(permit, Task.parse(task("c")), {}, trained + twice, caps)
     with pytest.raises(Refused, match=r"permit\.evaluate: all 0 validations"):  # a permit from before
-        reservable({key: permit[key] for key in permit if key != "validate"}, Task.parse(task("a")), {}, trained)
+        reservable({key: permit[key] for key in permit if key != "validate"}, Task.parse(task("a")), {}, trained, caps)
     with pytest.raises(Refused, match=r"permit\.protocol"):
-        reservable(permit, Task.parse(task("a")), {}, [("train", 0, "p3", "done")])
+        reservable(permit, Task.parse(task("a")), {}, [("train", 0, "p3", "done")], caps)
     with pytest.raises(Refused, match=r"permit\.evaluate: evaluate is allowed once"):
-        reservable(permit, Task.parse(task("a", "p1")), {}, [*trained, ("evaluate", 0, "p1", "done")])
+        reservable(permit, Task.parse(task("a", "p1")), {}, [*trained, ("evaluate", 0, "p1", "done")], caps)
     for kind in ("train", "publish"):
         with pytest.raises(Refused, match=r"task\.form"):
             Task.parse(task("a", kind=kind))
