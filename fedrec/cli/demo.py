@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,8 @@ def demo(
 
     console = Console(stderr=True)
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
+    shown = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    with shown if console.is_terminal else nullcontext():  # elsewhere it would end with an empty line
         bars: dict[str, int] = {}
 
         def advance(name: str, done: Round, total: int) -> None:

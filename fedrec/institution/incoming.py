@@ -75,9 +75,10 @@ def _in_range(array: Array, least: int, end: int) -> bool:
 def _shapes_of(plan: PlanText, n_items: int) -> list[Shapes]:
     """What the plan's model may look like: as it begins, or as `finish` leaves it.
 
-    Own code is not run here: its model has the arrays that the plan declares.
+    Own code is not run here, and a site has no torch: the model that own code or gradients train has the arrays that
+    the plan declares. Only a statistic becomes another model.
     """
-    if plan.own_code is not None:
+    if plan.own_code is not None or plan.aggregator["name"] != "sum":
         return [{name: (tensor.dtype, tensor.sized(n_items)) for name, tensor in plan.leaves.items()}]
     model = models.from_plan(plan.model)
     first = _shapes(model.init(n_items, plan.seed))

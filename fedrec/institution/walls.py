@@ -48,7 +48,8 @@ def environment() -> dict[str, str]:
 
     Names are written in small letters with hyphens, as package indexes compare them.
     """
-    found = {_plain(one.metadata["Name"]): one.version for one in importlib.metadata.distributions()}
+    places = list({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})  # not what setuptools brings along
+    found = {_plain(one.metadata["Name"]): one.version for one in importlib.metadata.distributions(path=places)}
     return {"python": platform.python_version()} | dict(sorted(found.items())) | {"fedrec": fedrec.__version__}
 
 

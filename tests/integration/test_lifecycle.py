@@ -119,7 +119,7 @@ def killed(solo, site, alone, its_owner, tmp_path_factory):
     """SIGKILL while a job runs and `fedrec run` is between its rounds; then a start, and what came of it."""
     folder, ada = tmp_path_factory.mktemp("killed"), alone._sites["solo"]
     (folder / "run.toml").write_text(
-        f'consortium = "{solo.consortium}"\nname = "factors"\npurpose = "killed"\nrounds = 16\nprotocol = "p1"\nseed = 3\n[model]\nname = "mf"\nfactors = 4\n'
+        f'consortium = "{solo.consortium}"\nname = "factors"\npurpose = "killed"\nrounds = 64\nprotocol = "p1"\nseed = 3\n[model]\nname = "mf"\nfactors = 4\n'
     )
     plan = plan_of(RunConfig.load(folder / "run.toml"))
     real_sites.approved(alone, its_owner, plan)
@@ -159,7 +159,7 @@ def test_a_run_whose_site_dies_stops_at_its_last_committed_round_and_says_how_to
     text = one_line(killed.ended, 3)
     committed = len((killed.folder / "rounds.jsonl").read_text().splitlines())
     assert text.startswith("site.lost: solo does not answer (")
-    assert f"(round {committed} of 16; {committed} rounds are committed)" in text
+    assert f"(round {committed} of 64; {committed} rounds are committed)" in text
     assert text.endswith(f"Start the site again, then resume. Resume with fedrec run --resume {killed.folder}")
 
 
@@ -181,8 +181,8 @@ def test_a_run_goes_on_after_the_kill_to_the_model_of_an_uninterrupted_one(kille
     done = command("run", "--resume", killed.folder, "--json", "-", **ADA)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
-    assert report["rounds"] == 16
-    assert 3 <= report["resumed_from"] < 16
+    assert report["rounds"] == 64
+    assert 3 <= report["resumed_from"] < 64
     same = real_sites.simulated(solo).train(killed.plan)
     lines = [json.loads(line) for line in (killed.folder / "rounds.jsonl").read_text().splitlines()]
     assert [line["model"] for line in lines] == [line["model"] for line in same.log]
