@@ -52,7 +52,8 @@ class Search:
         kinds = set()
         for how, view in _views(data):
             kinds |= {f"{word[:12]!r} {how}" for word in self._words if word in view}
-            numbers = np.array([float(text) for text in re.findall(rb"\d\.\d{5,8}", view)], dtype=np.float32)
+            texts = re.findall(rb"(?<!\d)\d\.\d{5,8}", view)  # not the seconds of a time, which have two digits
+            numbers = np.array([float(text) for text in texts], dtype=np.float32)
             if np.isin(numbers, self._ratings).any():
                 kinds.add(f"rating as text {how}")
             kinds |= {f"ratings as {name} {how}" for name in ("<f4", ">f4", "<f8", ">f8") if self._floats(view, name)}
