@@ -3,7 +3,10 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || echo python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-SITES_FREE := -m "not sites"
+# what starts datasites, crashes, jails or long trainings is left to `make test`
+SLOW := tests/faults tests/attacks/test_tampering.py tests/models/test_figures.py \
+	$(wildcard tests/institution/test_jail*.py) $(patsubst %,tests/institution/test_%.py, \
+	audit_commands doctor ledger pause quality revoke_instants selfattack store two_runs)
 
 .PHONY: help setup demo lab test test-fast coverage check clean lock pair
 
@@ -29,8 +32,8 @@ lab: $(STAMP)  ## four datasites and JupyterLab on the first notebook; Ctrl-C en
 test: $(STAMP)  ## every test
 	@$(BIN)/python -m pytest
 
-test-fast: $(STAMP)  ## the tests that need no datasite
-	@$(BIN)/python -m pytest $(SITES_FREE)
+test-fast: $(STAMP)  ## the quick tests: no datasites, crashes or jails
+	@$(BIN)/python -m pytest -m "not sites" $(addprefix --ignore=,$(SLOW))
 
 DEFENCES := gate permit ledger guard
 coverage: $(STAMP)  ## every branch of gate, permit, ledger and guard is tested, or it fails

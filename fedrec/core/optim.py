@@ -7,6 +7,7 @@ Numbers are float64 inside; a step has the dtype of the tensor it is for, float3
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Protocol
@@ -148,7 +149,7 @@ class Momentum:
         return SharedParams(steps), after
 
 
-class _Adaptive:
+class _Adaptive(ABC):
     """What Adagrad and Yogi share: step = -lr m / (sqrt(v) + eps), v from eps squared on, no bias correction."""
 
     __slots__ = ()
@@ -174,8 +175,8 @@ class _Adaptive:
             steps[name] = (-self.lr * m / (np.sqrt(v) + self.eps)).astype(theta.dtype)
         return SharedParams(steps), after
 
-    def _second(self, v: Array, square: Array) -> Array:
-        raise NotImplementedError
+    @abstractmethod
+    def _second(self, v: Array, square: Array) -> Array: ...
 
 
 @dataclass(frozen=True, slots=True)

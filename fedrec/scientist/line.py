@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from fedrec.errors import Refused, Unreachable
-from fedrec.scientist.tls import CA_FILE, Counted, Secured, context
+from fedrec.scientist.tls import CA_FILE, Counted, Secured, Wire, context
 
 SECONDS = 60.0  # longest silence of a site that a call waits for
 
@@ -39,8 +39,9 @@ class Reply:
 
 
 class _Connection(http.client.HTTPConnection):
-    """One TCP connection with Nagle off; TLS on it when `checks` is given."""
+    """One TCP connection with Nagle off, counted in `wire`; TLS on it when `checks` is given."""
 
+    wire: Wire
     checks: ssl.SSLContext | None = None
 
     def connect(self) -> None:
@@ -48,6 +49,7 @@ class _Connection(http.client.HTTPConnection):
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         kind = Counted if self.checks is None else Secured
         self.sock = line = kind(fileno=plain.detach())
+        line.wire = self.wire
         line.settimeout(self.timeout)
         if isinstance(line, Secured) and self.checks is not None:
             line.handshake(self.checks, self.host)
@@ -74,14 +76,12 @@ class Line:
         self._checks = context(ca) if parts.scheme == "https" else None
         self._connection: _Connection | None = None
         self._lock = threading.Lock()
-        self._old = [0, 0]
+        self._wire = Wire()
 
     @property
     def counted(self) -> tuple[int, int]:
         """Bytes sent to the site and received from it since the line was made."""
-        sock = self._connection.sock if self._connection else None
-        now = (sock.sent, sock.received) if isinstance(sock, Counted) else (0, 0)
-        return self._old[0] + now[0], self._old[1] + now[1]
+        return self._wire.sent, self._wire.received
 
     def call(
         self,
@@ -116,7 +116,6 @@ class Line:
     def close(self) -> None:
         """Hang up; the next call opens the line again."""
         if self._connection is not None:
-            self._old = list(self.counted)
             self._connection.close()
             self._connection = None
 
@@ -126,7 +125,7 @@ class Line:
             self.close()
         if self._connection is None:
             self._connection = _Connection(self._host, self._port, timeout=SECONDS)
-            self._connection.checks = self._checks
+            self._connection.wire, self._connection.checks = self._wire, self._checks
         self._connection.request(method, target, body=body or None, headers=headers)
         answer = self._connection.getresponse()
         return Reply(answer.status, answer.headers, answer.read())

@@ -6,6 +6,7 @@ import os
 import socket
 import ssl
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,19 +33,26 @@ def context(ca: Path | None = None) -> ssl.SSLContext:
     return made
 
 
-class Counted(socket.socket):
-    """A socket that counts what goes through it."""
+@dataclass
+class Wire:
+    """Bytes so far, over all sockets of one line."""
 
-    sent = 0
-    received = 0
+    sent: int = 0
+    received: int = 0
+
+
+class Counted(socket.socket):
+    """A socket that counts what goes through it, in `wire`."""
+
+    wire: Wire
 
     def sendall(self, data: Any, flags: int = 0) -> None:
         super().sendall(data, flags)
-        self.sent += memoryview(data).nbytes
+        self.wire.sent += memoryview(data).nbytes
 
     def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
         count = super().recv_into(buffer, nbytes, flags)
-        self.received += count
+        self.wire.received += count
         return count
 
 

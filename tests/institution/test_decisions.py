@@ -259,9 +259,11 @@ def test_a_plan_above_the_sites_limits_is_refused_at_submission_and_at_approval(
 
 def test_control_at_the_limit_a_plan_is_accepted(tmp_path):
     site = make_site(tmp_path, 'train = 20\nmegabytes = 1\nallow_echo = true\nmodels = ["ease", "echo"]\n')
-    check_limits(recipe(runs=20), site.config, 8)
-    check_limits(replace(recipe(), leaves={"gram": Tensor("float32", ("items", 31250))}), site.config, 8)  # 1,000,000
-    check_limits(replace(recipe(), model={"name": "echo"}), site.config, 8)
+    large = replace(recipe(), leaves={"gram": Tensor("float32", ("items", 31250))})  # 1,000,000 bytes
+    for plan in (recipe(runs=20), large, replace(recipe(), model={"name": "echo"})):
+        row, decisions = submitted(site, plan), Decisions(site, Jobs(site, Idle()))
+        decisions.approve(OWNER, row.id, {}, lambda: True)
+        assert site.ledger.request(row.id).decision == "approved"
     site.close()
 
 

@@ -276,9 +276,7 @@ def started(process: subprocess.Popen[str]) -> None:
     assert [gone(pid) or closed(url) for url, pid in urls_and_pids(said)] == [False] * 2
 
 
-@pytest.mark.parametrize(
-    ("ending", "when"), [(signal.SIGINT, started), (signal.SIGTERM, starting), (signal.SIGHUP, starting)]
-)
+@pytest.mark.parametrize(("ending", "when"), [(signal.SIGINT, started), (signal.SIGHUP, starting)])
 def test_ctrl_c_and_a_lost_terminal_end_everything(two, tmp_path, ending, when):
     process = start(tmp_path, "--synthetic", "--consortium", str(two))
     when(process)
