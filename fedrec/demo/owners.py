@@ -29,7 +29,7 @@ def read(sites: Sites, requests: Mapping[str, Sequence[str]]) -> dict[str, str]:
 
 
 def decide(sites: Sites, denier: str, denied: str, plans: Sequence[str]) -> None:
-    """Every owner approves the plans; `denier` denies the one whose fingerprint is `denied`. All side by side.
+    """Every owner approves the plans; `denier` denies the one whose fingerprint is `denied`, if any. All side by side.
 
     Args:
         plans: fingerprints to decide on.
@@ -40,7 +40,7 @@ def decide(sites: Sites, denier: str, denied: str, plans: Sequence[str]) -> None
         secrets = {"FEDREC_USER": site.owner, "FEDREC_PASSWORD": site.owner_password}
         yes = [ids[plan] for plan in plans if (site.name, plan) != (denier, denied)]
         running.append(start_fedrec(["requests", "approve", str(site.folder), *yes], **secrets))
-        if site.name == denier:
+        if denied and site.name == denier:
             running.append(
                 start_fedrec(["requests", "deny", str(site.folder), ids[denied], "--reason", REASON], **secrets)
             )
