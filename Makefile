@@ -3,6 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || echo python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+TWO := -n 2 --dist loadgroup --no-loadscope-reorder
 # what starts datasites, crashes, jails or long trainings is left to `make test`
 SLOW := tests/faults tests/attacks/test_tampering.py tests/models/test_figures.py \
 	$(wildcard tests/institution/test_jail*.py) $(patsubst %,tests/institution/test_%.py, \
@@ -29,11 +30,11 @@ demo: $(STAMP)  ## the whole story on four real datasites
 lab: $(STAMP)  ## four datasites and JupyterLab on the first notebook; Ctrl-C ends everything
 	@$(BIN)/fedrec lab
 
-test: $(STAMP)  ## every test
-	@$(BIN)/python -m pytest
+test: $(STAMP)  ## every test, two at a time
+	@$(BIN)/python -m pytest $(TWO)
 
 test-fast: $(STAMP)  ## the quick tests: no datasites, crashes or jails
-	@$(BIN)/python -m pytest -m "not sites" $(addprefix --ignore=,$(SLOW))
+	@$(BIN)/python -m pytest $(TWO) -m "not sites" $(addprefix --ignore=,$(SLOW))
 
 DEFENCES := gate permit ledger guard
 coverage: $(STAMP)  ## every branch of gate, permit, ledger and guard is tested, or it fails

@@ -5,6 +5,7 @@ PySyft is loaded when the first such test runs, never when tests are collected. 
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,34 @@ if TYPE_CHECKING:
     from fedrec.scientist.syft_client import SyftSite
 
 ROOT = Path(__file__).parents[1]
+SHARED = {"sites": "sites", "arena": "sites", "solo": "solo"}  # fixtures of sites that many files use
+FIRST = (
+    "sites",
+    "solo",
+    "test_demo.py",
+    "test_notebooks.py",
+    "test_canaries.py",
+    "test_run_every.py",
+    "test_every_operation.py",
+)
+
+
+def pytest_configure() -> None:
+    """As in a terminal: a shell's background job, and nohup, have these ignored, and programs under test inherit it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that share running sites go to one worker, the others file by file; what takes long begins first."""
+
+    def group(item: pytest.Item) -> str:
+        return next((SHARED[name] for name in SHARED if name in getattr(item, "fixturenames", ())), item.path.name)
+
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group(item)))
+    items.sort(key=lambda item: FIRST.index(group(item)) if group(item) in FIRST else len(FIRST))
 
 
 @pytest.fixture(scope="session")

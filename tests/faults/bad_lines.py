@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import struct
@@ -20,11 +21,12 @@ class Proxy:
     Attributes:
         mode: "" passes; "reset" answers with RST; "hole" takes calls and says nothing; "half" gives half of an answer
             and then nothing, the connection stays open; "twice" gives every answer two times; "late" gives it after
-            `delay` seconds.
+            `delay` seconds. "far" takes a second each way; "narrow" passes 64 kB/s; "lossy" holds three pieces of ten
+            for as long as a lost packet is waited for (to its caller, TCP shows loss as nothing else).
     """
 
     def __init__(self, url: str, delay: float) -> None:
-        self.mode, self.delay, self.broken = "", delay, 0
+        self.mode, self.delay, self.broken, self._draw = "", delay, 0, random.Random(0)
         parts = urlsplit(url)
         self._target = str(parts.hostname), int(parts.port or 0)
         self._door = socket.create_server(("127.0.0.1", 0))
@@ -50,15 +52,22 @@ class Proxy:
                     caller.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                     break
                 if self.mode != "hole":
+                    time.sleep(self._poor(len(data)))
                     site.sendall(data)
         for line in (site, caller):
             with contextlib.suppress(OSError):
                 line.shutdown(socket.SHUT_RDWR) if line is site else line.close()
 
+    def _poor(self, size: int) -> float:
+        """Seconds that a piece of so many bytes takes on a line that is poor and not broken."""
+        lost = self.mode == "lossy" and self._draw.random() < 0.3
+        return {"far": 1.0, "narrow": size / 64_000}.get(self.mode, self._draw.choice((0.2, 0.4, 0.8)) if lost else 0.0)
+
     def _down(self, site: socket.socket, caller: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while data := site.recv(65536):
                 mode = self.mode
+                time.sleep(self._poor(len(data)))
                 if mode == "late":
                     time.sleep(self.delay)
                 if mode == "twice":

@@ -1,4 +1,4 @@
-"""Lines that break, answers that come twice or too late, permits that end and jobs that hang, in the middle of a round.
+"""Lines that break or are poor, answers that come twice or too late, permits that end and jobs that hang, in the middle of a round.
 
 Each over real sites, synchronous and with a quorum: it ends soon, in one clear sentence or without the site, and what
 is resumed afterwards is the run that nothing happened to.
@@ -95,6 +95,16 @@ def test_answers_that_come_twice_are_read_once(here):
     here.proxy.mode, here.proxy.broken = "twice", 0
     run.finish()
     assert here.proxy.broken > 0
+    same_as_simulated(here, run)
+
+
+@pytest.mark.parametrize("mode", ["far", "narrow", "lossy"])
+def test_a_poor_line_makes_a_round_slow_and_nothing_else(mode, here):
+    run, _ = started(here, rounds=1)
+    here.proxy.mode, here.proxy.broken = mode, 0
+    run.finish()
+    assert here.proxy.broken > 0
+    assert run.log[0]["seconds"] > {"far": 4, "narrow": run.log[0]["bytes_up"] / 4 / 64_000, "lossy": 0}[mode]
     same_as_simulated(here, run)
 
 

@@ -70,7 +70,6 @@ def test_follow_prints_new_events_until_ctrl_c(folder):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job has it ignored
     ) as process:
         log = AuditLog(folder / "state" / "audit", Keys.load_or_make(folder / "state").signer("a"))
         log.event("site", "site", "note", "x", outcome="done")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -102,7 +103,7 @@ def test_a_permit_for_the_data_of_before_runs_no_round_more(tmp_path):
     forget(site.folder, "canary-2")
     task = Task("train", "r", 0, "p1", "ab" * 32, "cd" * 16)
     with pytest.raises(Refused, match=r"permit\.data"):
-        perform(site, None, "j", row, task, row.signed_permit, {})
+        perform(site, SimpleNamespace(level=3), "j", row, task, row.signed_permit, {})
 
 
 def test_again_changes_nothing_more_and_a_stranger_is_remembered_too(closed):

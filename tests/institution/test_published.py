@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from small_site import ITEMS, VECTOR, approved, ended, events, own, recipe, sent, task, train
+from small_site import VECTOR, approved, ended, events, own, recipe, sent, task, train
 
 from fedrec import models
 from fedrec.core.params import SharedParams
@@ -219,4 +219,4 @@ def test_control_unchecked_lists_fail_in_the_face_of_the_user(site, tmp_path):
     Published(site.state).install(row, Task.parse(task(digest(VECTOR), "publish")), base, lists, site.store)
     for user in ("canary-0", "canary-5"):
         with pytest.raises(IndexError):
-            Published(site.state).recommend(user, 3, ITEMS)
+            Recommender(site.folder).for_user(user, 3)

@@ -40,8 +40,6 @@ def start(tmp_path: Path, *options: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, **own},
-        # as in a terminal: where tests run as a shell's background job, Ctrl-C starts ignored
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 

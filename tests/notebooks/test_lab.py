@@ -74,7 +74,6 @@ def test_ctrl_c_ends_jupyter_its_kernels_and_the_sites(small: Path):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job has it ignored
     ) as process:
         assert process.stdout is not None
         url = urlsplit(process.stdout.readline().strip())
