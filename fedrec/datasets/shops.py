@@ -2,7 +2,7 @@
 
 What is in it, and nothing else: each age band likes two of eight categories, each region one level of prices, and
 each customer one brand of a category that he likes; popularity that falls with the rank inside each category; series
-of five articles, of which three purchases in four take up the one before again; and visits, in which similar articles
+of five articles, of which most purchases go on with that of the one before; and visits, in which similar articles
 are viewed before one is bought. Nine articles in ten are sold by both retailers, one in twenty by each alone.
 Harbour's customers are older, Meridian's younger. So similarity beats popularity, features say something about
 articles and customers without rows, and series are known only from many customers: that is what federating gives.
@@ -19,18 +19,18 @@ from fedrec.datasets.source import DataSource, Row, write_source
 
 SHOPS = ("harbour", "meridian")
 ALONE = 20  # one article in so many is sold by the first retailer alone, as many by the second alone
-CUSTOMERS, ARTICLES = 250, 400  # customers of each retailer
+CUSTOMERS, ARTICLES = 350, 700  # customers of each retailer
 CATEGORIES = ("garden", "kitchen", "books", "toys", "electronics", "sports", "fashion", "beauty")
 BRANDS = ("Alder", "Birk", "Cove", "Dune", "Elm", "Fjord", "Grove", "Heron", "Isle", "Jura", "Kelp", "Lark", "Moor",
           "Nook", "Opal", "Pine")  # fmt: skip
 AGES = ("18-29", "30-44", "45-59", "60-99")
 REGIONS = ("north", "east", "south", "west")
 AGE_MIX = ((1, 2, 3, 4), (4, 3, 2, 1))  # by retailer
-LIKED = 12  # how much likelier a liked category is
+LIKED = 8  # how much likelier a liked category is
 PRICE_FIT = ((6, 2, 1), (6, 2, 1), (1, 6, 1), (1, 2, 6))  # by region: low, middle, high
-BRAND_FIT = 6
+BRAND_FIT = 4
 FLAT = 4  # of the popularity, 1 / (rank + FLAT)
-SERIES, AGAIN = 5, 75  # articles in a series; of 100 purchases, how many go on with the series of the one before
+SERIES, AGAIN = 5, 85  # articles in a series; of 100 purchases, how many go on with the series of the one before
 _EUROS = (8, 12, 6, 10, 40, 20, 15, 9)  # of a cheap article, by category
 _START = 1_704_067_200  # 2024-01-01 UTC
 
@@ -39,7 +39,7 @@ def shops(dest: Path, seed: int = 7) -> DataSource:
     """Write ratings.csv, users.csv and items.csv; same seed, same bytes.
 
     `rating` is 1 for an article that was only viewed, 2 to 4 for one, two or three pieces bought. A customer has 6
-    rows and more, 14 on average. The file is newest row first.
+    rows and more, 11 on average. The file is newest row first.
     """
     draw = np.random.default_rng(seed)
     category = np.arange(ARTICLES) % len(CATEGORIES)

@@ -22,10 +22,11 @@ from fedrec.datasets.source import DataSource, write_source
 SERVERS = ("agora", "brightside", "commons")
 PEOPLE = 540
 TOPICS = ("astronomy", "baking", "chess", "climbing", "gardening", "jazz", "knitting", "photography", "running")
-LEANS = 4  # how much likelier a server's own topics are
+LEANS = 2  # how much likelier a server's own topics are
 CLOSES, BACK = 50, 10  # of 100 follows: close a triangle, follow back; the others go by topic
 INSIDE = 80  # of 100 of these: inside the own topic
 TRIES = 6  # to find somebody new, in one visit
+MORE = 4  # a person visits 6 times, and again with probability 1 - 1 / MORE each time
 _FIRST = ("amber", "brisk", "calm", "dapper", "eager", "fuzzy", "gentle", "humble", "jolly", "keen")
 _LAST = ("otter", "heron", "badger", "finch", "lynx", "marten", "newt", "plover", "stoat", "wren", "hare", "vole")
 _START = 1_704_067_200  # 2024-01-01 UTC
@@ -34,7 +35,7 @@ _START = 1_704_067_200  # 2024-01-01 UTC
 def social(dest: Path, seed: int = 7) -> DataSource:
     """Write ratings.csv (without ratings), users.csv and items.csv; same seed, same bytes.
 
-    A person follows 6 others and more, 15 on average. Users and items are the same people. The file is newest row
+    A person follows 9 others on average. Users and items are the same people. The file is newest row
     first.
     """
     draw = np.random.default_rng(seed)
@@ -51,7 +52,7 @@ def social(dest: Path, seed: int = 7) -> DataSource:
     turns = []
     for person in range(PEOPLE):
         length = 6
-        while draw.integers(0, 10) and length < 60:
+        while draw.integers(0, MORE) and length < 60:
             length += 1
         turns += [person] * length
     follows: list[dict[int, int]] = [{person: _START + int(draw.integers(0, 86_400))} for person in range(PEOPLE)]

@@ -133,20 +133,20 @@ class Story:
         """Submit the plans; every owner reads all of them, then approves; `denier` denies the plan called `denied`."""
         first, many = federation.sites()[0], f"{_COUNT.get(len(plans), len(plans))} plan{'s' * (len(plans) > 1)}"
         with timed(f"{many} submitted to every site as PySyft code requests", self.say):
-            requests = {name: federation.submit(plan) for name, plan in plans.items()}
-        texts = owners.read(sites, {name: [waiting.ids[name] for waiting in requests.values()] for name in sites.all})
+            asked = {name: federation.submit(plan) for name, plan in plans.items()}
+        requests = {site: {name: one.ids[site] for name, one in asked.items()} for site in sites.all}
+        texts = owners.read(sites, requests)
         shown = next((name for name, plan in plans.items() if plan.code), next(iter(plans)))
         about = "the scientist's own code" if plans[shown].code else f"the plan {plans[shown].name}"
         self.say(f"\nwhat the owner of {first} reads about {about}:\n")
-        self.say(texts[requests[shown].ids[first]])
+        self.say(texts[requests[first][shown]])
         rest = f"{len(texts) - 1} more request{'s' * (len(texts) > 2)}"
         self.say(f"the {len(sites.all)} owners read {rest} in the same way; each is in a log\n")
-        no = plans[denied].fingerprint if denied else ""
         said = f"{denier} denies one plan, everything else is approved" if denied else "everything is approved"
         with timed(f"owners decided: {said}", self.say):
-            owners.decide(sites, denier, no, [plan.fingerprint for plan in plans.values()])
-            for waiting in requests.values():
-                waiting.wait(120, show=lambda _: None)
+            owners.decide(sites, requests, denier, denied)
+            for one in asked.values():
+                one.wait(120, show=lambda _: None)
 
     def _train(self, federation: Datasites, name: str, plan: Plan, rows: str) -> Run:
         def advance(done: Round, total: int) -> None:

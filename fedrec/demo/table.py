@@ -30,7 +30,7 @@ def comparison(sites: Sites, runs: Sequence[Run]) -> list[Row]:
 
     Every row of a plan is over the institutions that ran it.
     """
-    rows = {name: _rows_at(site.folder) for name, site in sites.all.items()}
+    rows = {name: rows_at(site.folder) for name, site in sites.all.items()}
     found: dict[tuple[str, str, str], Row] = {}
     catalogue = sites.config.item_ids()
     evaluated = [run for run in runs if run.evaluations]
@@ -50,7 +50,7 @@ def comparison(sites: Sites, runs: Sequence[Run]) -> list[Row]:
     return list(found.values())
 
 
-def _rows_at(folder: Path) -> Interactions:
+def rows_at(folder: Path) -> Interactions:
     """An institution's rows as its site took them in, with features."""
     store = Store.open(folder / "state")
     kept = (store.features("users"), store.features("items"))
