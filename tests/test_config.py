@@ -235,6 +235,16 @@ def test_a_consortium_written_again_reads_the_same(tmp_path):
     consortium = load(ConsortiumConfig, tmp_path, CONSORTIUM.replace('"C"', r'"C \"quoted\" \\ é"'))
     again = load(ConsortiumConfig, tmp_path, consortium.as_toml())
     assert again == consortium
+    demo = '[demo]\nmodels = ["ease", "itemcf"]\ndenied = "itemcf"\n'
+    shown = load(ConsortiumConfig, tmp_path, CONSORTIUM + demo)
+    assert load(ConsortiumConfig, tmp_path, shown.as_toml()) == shown != consortium
+
+
+@pytest.mark.parametrize("denied", ["ease", "mf"])
+def test_the_demo_s_owner_denies_a_plan_that_is_asked_for_and_not_published(tmp_path, denied):
+    demo = f'[demo]\nmodels = ["ease", "itemcf"]\ndenied = "{denied}"\n'
+    said = problems(ConsortiumConfig, tmp_path, CONSORTIUM + demo)
+    assert said == ["demo.denied: must be one of models, and not the first"]
 
 
 def test_a_run_takes_a_model_by_name_or_by_file(tmp_path):

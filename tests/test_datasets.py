@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedrec.datasets import deal, get_ml100k, split_by_user, synthetic
+from fedrec.datasets import deal, get_ml100k, split_by_user, synthetic, users_of
 from fedrec.errors import Unreachable, WrongInput
 from fedrec.institution.index import index_frame
 
@@ -251,6 +251,20 @@ def test_a_column_of_the_file_or_of_the_users_beside_it_can_decide(tmp_path):
     assert inside == {"u0", "u1", "u2"}
     (tmp_path / "own.csv").write_text("user,item,shop\nu1,1,x\nu2,1,y\nu1,2,x\n")
     assert split_by_user(tmp_path / "own.csv", tmp_path / "own", ["p", "q"], "column:shop") == {"p": 2, "q": 1}
+
+
+def test_a_column_that_names_the_institutions_says_whose_users_they_are(tmp_path):
+    """By the rule for other values the larger group would go to the first institution, north."""
+    file = ratings(tmp_path)
+    whose = ["south"] * 4 + ["north"] * 2
+    users = "".join(f"u{number},{name},4{number}\n" for number, name in enumerate(whose))
+    (tmp_path / "users.csv").write_text(f"user,institution,age\n{users}u9,north,49\n")
+    rows = split_by_user(file, tmp_path / "out", ["north", "south"], "column:institution")
+    assert rows == {"north": 10, "south": 20}
+    users_of(tmp_path / "users.csv", tmp_path / "out" / "north" / "data" / "ratings.csv")
+    beside = tmp_path / "out" / "north" / "data" / "users.csv"
+    assert beside.read_text() == "user,institution,age\nu4,north,44\nu5,north,45\n"  # u9 has no row
+    assert beside.stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize(

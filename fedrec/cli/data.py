@@ -8,6 +8,8 @@ import click
 
 from fedrec.cli.output import emit, json_option, progress
 
+WORLDS = ("banks", "hospitals", "shops", "social")  # of fedrec.datasets, whose import takes pandas with it
+
 
 @click.group()
 def data() -> None:
@@ -15,7 +17,7 @@ def data() -> None:
 
 
 @data.command()
-@click.argument("name", type=click.Choice(["ml-100k", "synthetic"]))
+@click.argument("name", type=click.Choice(["ml-100k", "synthetic", *WORLDS]))
 @click.argument("dest", type=click.Path(file_okay=False, path_type=Path))
 @click.option(
     "--from-file",
@@ -24,7 +26,7 @@ def data() -> None:
 )
 @click.option("--users", type=click.IntRange(min=1), help="Synthetic: how many users.  [default: 600]")
 @click.option("--items", type=click.IntRange(min=1), help="Synthetic: how many items.  [default: 400]")
-@click.option("--seed", type=click.IntRange(min=0), help="Synthetic: the seed.  [default: 7]")
+@click.option("--seed", type=click.IntRange(min=0), help="Of what is generated.  [default: 7]")
 @json_option
 def get(
     name: str,
@@ -36,19 +38,22 @@ def get(
     target: str | None,
 ) -> None:
     """Write ratings.csv, users.csv and items.csv of NAME into the folder DEST."""
-    from fedrec.datasets import get_ml100k, synthetic
+    from fedrec import datasets
 
     sizes = {key: value for key, value in (("users", users), ("items", items), ("seed", seed)) if value is not None}
-    if name == "ml-100k" and sizes:
-        raise click.UsageError(f"--{next(iter(sizes))} is for synthetic data")
-    if name == "synthetic" and from_file is not None:
+    allowed = {"ml-100k": (), "synthetic": tuple(sizes)}.get(name, ("seed",))
+    if wrong := [key for key in sizes if key not in allowed]:
+        raise click.UsageError(f"--{wrong[0]} is for synthetic data")
+    if name != "ml-100k" and from_file is not None:
         raise click.UsageError("--from-file is for ml-100k")
     with progress() as display:
         task = display.add_task(f"getting {name}", total=None)
         if name == "ml-100k":
-            found = get_ml100k(dest, from_file, lambda text: display.update(task, description=text))
+            found = datasets.get_ml100k(dest, from_file, lambda text: display.update(task, description=text))
+        elif name == "synthetic":
+            found = datasets.synthetic(dest, **sizes)
         else:
-            found = synthetic(dest, **sizes)
+            found = datasets.WORLDS[name](dest, sizes.get("seed", 7))
     text = f"{found.source}: {found.rows} rows of {found.users} users and {found.items} items in {dest}"
     emit({"name": name, "dest": str(dest), **found.as_dict()}, target, text)
 

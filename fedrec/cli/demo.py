@@ -21,11 +21,11 @@ from fedrec.cli.output import emit, json_option, say
     show_default=True,
     help="Folder with consortium.toml and the institutions.",
 )
-@click.option("--synthetic", is_flag=True, help="Generated data instead of ML-100K; needs no network.")
-@click.option("--from-file", type=click.Path(exists=True, path_type=Path), help="A copy of ML-100K that you have.")
 @click.option(
-    "--rounds", type=click.IntRange(1, 200), default=25, show_default=True, help="Rounds of the scientist's own model."
+    "--synthetic", is_flag=True, help="Generated data instead of ML-100K; needs no network. The worlds have no other."
 )
+@click.option("--from-file", type=click.Path(exists=True, path_type=Path), help="A copy of ML-100K that you have.")
+@click.option("--rounds", type=click.IntRange(1, 200), help="Rounds of gradient models.  [default: each model's own]")
 @click.option(
     "--keep", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="Keep the sites' folders in DIR."
 )
@@ -38,7 +38,7 @@ def demo(
     consortium: Path,
     synthetic: bool,
     from_file: Path | None,
-    rounds: int,
+    rounds: int | None,
     keep: Path | None,
     pause_after: str | None,
     seed: int,

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from fedrec.config.base import Inside, Slug, Table, Text, TomlFile, matches
 from fedrec.core.ids import clean_id
@@ -26,6 +26,24 @@ class Member(Table):
     key: Annotated[str, matches(r"([0-9a-f]{64})?", "must be an Ed25519 key as 64 hex digits, or empty")] = ""
 
 
+class Demo(Table):
+    """What `fedrec demo` does here. The first model that recommends is published.
+
+    `models` are names of fedrec.models, or my_factors, the class of fedrec/examples; the last member's owner denies
+    the plan `denied`.
+    """
+
+    models: tuple[Text, ...] = Field(default=("default",), strict=False, min_length=1)
+    denied: str = ""
+
+    @field_validator("denied")
+    @classmethod
+    def _one_of_them(cls, value: str, info: ValidationInfo) -> str:
+        if value and value not in info.data.get("models", (value,))[1:]:
+            raise ValueError("must be one of models, and not the first")
+        return value
+
+
 class ConsortiumConfig(TomlFile):
     """The members, in the order in which their updates are added, and their item catalogue."""
 
@@ -34,6 +52,7 @@ class ConsortiumConfig(TomlFile):
     catalogue: Inside = "items.csv"
     ca: Inside | None = None  # the authority behind the members' https certificates; None = the machine's own
     member: tuple[Member, ...] = Field(strict=False)
+    demo: Demo = Demo()
 
     @field_validator("member")
     @classmethod
@@ -90,6 +109,7 @@ class ConsortiumConfig(TomlFile):
         """The file's text, for writing it again when addresses and keys are known."""
         lines = [f"{key} = {_quoted(getattr(self, key))}" for key in ("name", "title", "catalogue")]
         lines += [] if self.ca is None else [f"ca = {_quoted(self.ca)}"]
+        lines += ["", "[demo]", f"models = {json.dumps(self.demo.models)}", f"denied = {_quoted(self.demo.denied)}"]
         for member in self.member:
             lines += ["", "[[member]]", *(f"{key} = {_quoted(value)}" for key, value in member.model_dump().items())]
         return "\n".join(lines) + "\n"

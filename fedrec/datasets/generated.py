@@ -42,8 +42,8 @@ def synthetic(dest: Path, users: int = 600, items: int = 400, seed: int = 7) -> 
         inside = draw.permutation(np.flatnonzero(cluster == one))
         follower[inside] = np.roll(inside, -1)
         popular[draw.permutation(inside)] = 1.0 / np.arange(1, len(inside) + 1)
-    tables = [_cumulated(np.where(cluster == one, popular, 0.0)) for one in range(CLUSTERS)]
-    tables.append(_cumulated(popular))
+    tables = [cumulated(np.where(cluster == one, popular, 0.0)) for one in range(CLUSTERS)]
+    tables.append(cumulated(popular))
 
     events: list[tuple[int, int, int, int, int]] = []
     people: list[Row] = []
@@ -89,7 +89,7 @@ def _walk(
         else:
             where = draw.random()
             table = tables[main if where < MAIN else side if where < MAIN + SIDE else CLUSTERS]
-            item = int(np.searchsorted(table, draw.integers(0, int(table[-1])), side="right"))
+            item = pick(draw, table)
         if item in found:
             last = -1  # the chain ends at an item that was touched before
             continue
@@ -98,6 +98,16 @@ def _walk(
     return list(found)
 
 
-def _cumulated(weight: NDArray[np.float64]) -> NDArray[np.int64]:
+def cumulated(weight: NDArray[np.float64]) -> NDArray[np.int64]:
     """Integer cumulated weights: draws from them need no floating point and are alike on every machine."""
     return np.cumsum([math.floor(w * 1_000_000) for w in weight], dtype=np.int64)
+
+
+def pick(draw: np.random.Generator, table: NDArray[np.int64]) -> int:
+    """A place, drawn by the weights that `cumulated` summed."""
+    return int(np.searchsorted(table, draw.integers(0, int(table[-1])), side="right"))
+
+
+def happens(draw: np.random.Generator, log_odds: float) -> bool:
+    """A draw that is yes with the probability 1 / (1 + exp(-log_odds)), to a millionth."""
+    return int(draw.integers(0, 1_000_000)) < round(1_000_000 / (1.0 + math.exp(-log_odds)))

@@ -85,8 +85,8 @@ def split_by_user(
     """Write `dest`/<institution>/data/ratings.csv, 0600; a user's rows stay together and in their order.
 
     The users are in the first column. `by` is as in `deal`, or "column:NAME" for a column of the file or of a
-    users.csv beside it: users with one value stay together, and each value, largest first, goes to the
-    institution that has the fewest users so far.
+    users.csv beside it. Where its values are the institutions' names, each user goes to his own; otherwise users with
+    one value stay together, and each value, largest first, goes to the institution that has the fewest users so far.
 
     Returns:
         Rows by institution.
@@ -101,7 +101,10 @@ def split_by_user(
     key = _first_column(frame)
     users = sorted(set(key))
     if by.startswith("column:"):
-        place = deal_by_value(_values(frame, key, file, by.removeprefix("column:")), users, len(names))
+        values = _values(frame, key, file, by.removeprefix("column:"))
+        own = [values.get(user, "") for user in users]
+        named = set(own) == set(names)
+        place = np.array([names.index(one) for one in own]) if named else deal_by_value(values, users, len(names))
     else:
         place = deal(users, len(names), by, seed)
     of_user = dict(zip(users, place.tolist(), strict=True))
@@ -109,12 +112,21 @@ def split_by_user(
     rows = {}
     for number, name in enumerate(names):
         part = frame[where == number]
-        folder = dest / name / "data"
-        folder.mkdir(parents=True, exist_ok=True)
-        put(folder / "ratings.csv", part.to_csv(index=False, lineterminator="\n").encode())
-        (folder / "ratings.csv").chmod(0o600)
+        _write(dest / name / "data" / "ratings.csv", part)
         rows[name] = len(part)
     return rows
+
+
+def users_of(file: Path, ratings: Path) -> None:
+    """Write users.csv beside an institution's ratings.csv, 0600: the lines of `file` about users who are in it."""
+    frame, mine = read_table(file), set(_first_column(read_table(ratings)))
+    _write(ratings.with_name("users.csv"), frame[_first_column(frame).isin(mine)])
+
+
+def _write(path: Path, frame: pd.DataFrame) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    put(path, frame.to_csv(index=False, lineterminator="\n").encode())
+    path.chmod(0o600)
 
 
 def _first_column(frame: pd.DataFrame) -> pd.Series[str]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from fedrec.demo.sites import SiteProcess, Sites, fedrec, finish_all, start_fedrec
 
+Requests = Mapping[str, Mapping[str, str]]  # ids by site and plan's name
 REASON = "our members did not agree to item lists that other cinemas can read"
 
 
@@ -17,33 +18,23 @@ def listed(site: SiteProcess) -> list[dict[str, Any]]:
     return list(found["requests"])
 
 
-def read(sites: Sites, requests: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """Every owner reads every request at his site, which his log notes; the text of each by its id.
-
-    Args:
-        requests: ids by site.
-    """
-    asked = [(name, request) for name, ids in requests.items() for request in ids]
+def read(sites: Sites, requests: Requests) -> dict[str, str]:
+    """Every owner reads every request at his site, which his log notes; the text of each by its id."""
+    asked = [(name, request) for name, ids in requests.items() for request in ids.values()]
     shown = finish_all([start_fedrec(["requests", "show", str(sites.all[name].folder), one]) for name, one in asked])
     return {request: text for (_, request), text in zip(asked, shown, strict=True)}
 
 
-def decide(sites: Sites, denier: str, denied: str, plans: Sequence[str]) -> None:
-    """Every owner approves the plans; `denier` denies the one whose fingerprint is `denied`. All side by side.
-
-    Args:
-        plans: fingerprints to decide on.
-    """
+def decide(sites: Sites, requests: Requests, denier: str = "", denied: str = "") -> None:
+    """Every owner approves the requests; `denier` denies the one of the plan `denied`, if any. All side by side."""
     running = []
-    for site in sites.all.values():
-        ids = {row["fingerprint"]: row["id"] for row in listed(site)}
+    for name, ids in requests.items():
+        site, no = sites.all[name], [ids[denied]] if denied and name == denier else []
         secrets = {"FEDREC_USER": site.owner, "FEDREC_PASSWORD": site.owner_password}
-        yes = [ids[plan] for plan in plans if (site.name, plan) != (denier, denied)]
+        yes = [request for request in ids.values() if request not in no]
         running.append(start_fedrec(["requests", "approve", str(site.folder), *yes], **secrets))
-        if site.name == denier:
-            running.append(
-                start_fedrec(["requests", "deny", str(site.folder), ids[denied], "--reason", REASON], **secrets)
-            )
+        if no:
+            running.append(start_fedrec(["requests", "deny", str(site.folder), *no, "--reason", REASON], **secrets))
     finish_all(running)
 
 

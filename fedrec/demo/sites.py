@@ -18,10 +18,11 @@ from types import TracebackType
 from typing import Any, Self
 
 from fedrec.config import ConsortiumConfig, SiteConfig
-from fedrec.datasets import split_by_user
+from fedrec.datasets import split_by_user, users_of
 from fedrec.errors import FedrecError, WrongInput
 from fedrec.institution.jail import MATH_VARIABLES
 from fedrec.institution.site import Keys
+from fedrec.institution.table import read_table
 
 START_S = 120.0
 SCIENTIST = "ada@lab.example"
@@ -39,7 +40,8 @@ def prepare(consortium: Path, work: Path, data: Path, seed: int = 0) -> Consorti
     Args:
         consortium: folder with consortium.toml and one folder a member.
         work: new folder for everything that is written.
-        data: folder with ratings.csv and items.csv, as `fedrec data get` writes them.
+        data: folder with ratings.csv, users.csv and items.csv, as `fedrec data get` writes them. Where users.csv has
+            a column `institution`, it says whose users they are; otherwise they are dealt out at random.
         seed: of the split by user.
     """
     source = ConsortiumConfig.load(consortium / "consortium.toml")
@@ -52,7 +54,14 @@ def prepare(consortium: Path, work: Path, data: Path, seed: int = 0) -> Consorti
             ignore=shutil.ignore_patterns("data", "state"),
         )
     shutil.copyfile(data / "items.csv", work / source.catalogue)
-    split_by_user(data / "ratings.csv", work, [member.folder for member in source.member], by="iid", seed=seed)
+    users = data / "users.csv"
+    known = users.is_file() and "institution" in read_table(users).columns
+    by = "column:institution" if known else "iid"
+    split_by_user(data / "ratings.csv", work, [member.folder for member in source.member], by=by, seed=seed)
+    for member in source.member:
+        site = SiteConfig.load(work / member.folder / "site.toml")
+        if site.user_data is not None:
+            users_of(users, site.data_path)
     keys = {member.name: Keys.load_or_make(work / member.folder / "state").public for member in source.member}
     return write_consortium(source, work, keys=keys)
 

@@ -11,22 +11,21 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import fedrec
-from fedrec import models
-from fedrec.config import ConsortiumConfig
-from fedrec.datasets import DataSource, get_ml100k, synthetic
+from fedrec.config import ConsortiumConfig, SchemaConfig
+from fedrec.datasets import WORLDS, DataSource, get_ml100k, synthetic
 from fedrec.demo import owners
+from fedrec.demo.plans import of_features, of_models
 from fedrec.demo.sites import SCIENTIST, Sites, finish_all, prepare, start_fedrec, timed, undisturbed, write_secret
 from fedrec.demo.sites import fedrec as command
 from fedrec.demo.table import comparison, gains, in_words, yardstick
 from fedrec.errors import Refused, Unreachable, WrongInput
-from fedrec.examples.my_factors import MyFactors
 from fedrec.institution.audit import verify
 from fedrec.institution.evidence.reconcile import reconcile
 from fedrec.scientist.connect import connect
@@ -36,6 +35,7 @@ from fedrec.scientist.plan import Plan
 from fedrec.scientist.runs import Run
 
 Say = Callable[[str], None]
+_COUNT = {1: "one", 2: "two", 3: "three"}
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Options:
     """What `fedrec demo` was asked for.
 
     Args:
-        rounds: of the scientist's own gradient model.
+        rounds: of gradient models; None takes each model's own.
         keep: folder in which the sites' folders stay; None takes a temporary one and deletes it.
         pause: called when every owner has decided, before the first round.
         advance: called after every round.
@@ -52,7 +52,7 @@ class Options:
     consortium: Path = Path("domains/movies")
     from_file: Path | None = None
     synthetic: bool = False
-    rounds: int = 25
+    rounds: int | None = None
     keep: Path | None = None
     seed: int = 0
     pause: Callable[[], object] | None = None
@@ -103,54 +103,65 @@ class Story:
         first = federation.sites()[0]
         mock = federation.mocks()[first].head(3).to_string(index=False)
         self.say(f"the scientist sees mocks only, such as {first}'s:\n{mock}")
-        plans = self._plans()
+        demo = sites.config.demo
+        schemas = [SchemaConfig.load(site.folder / "schema.toml") for site in sites.all.values()]  # it is public
+        settings = {}
+        if sums := of_features(demo.models, schemas, self.options.seed):
+            self._decided(federation, sites, sums)
+            for name, plan in sums.items():
+                run = self._train(federation, plan.spec.name, plan, "p1")
+                settings[name] = plan.built.settings(run.shared)  # type: ignore[attr-defined]
+        plans = of_models(demo.models, settings, self.options.rounds, self.options.seed)
         denier = federation.sites()[-1]
-        with timed("three plans submitted to every site as PySyft code requests", self.say):
-            requests = {name: federation.submit(plan) for name, plan in plans.items()}
-        ids = {name: [waiting.ids[name] for waiting in requests.values()] for name in sites.all}
-        texts = owners.read(sites, ids)
-        self.say(f"\nwhat the owner of {first} reads about the scientist's own code:\n")
-        self.say(texts[requests["my_factors"].ids[first]])
-        self.say(f"the {len(sites.all)} owners read {len(texts) - 1} more requests in the same way; each is in a log\n")
-        with timed(f"owners decided: {denier} denies one plan, everything else is approved", self.say):
-            owners.decide(sites, denier, plans["itemcf"].fingerprint, [plan.fingerprint for plan in plans.values()])
-            for waiting in requests.values():
-                waiting.wait(120, show=lambda _: None)
+        self._decided(federation, sites, plans, denier if demo.denied else "", demo.denied)
         if self.options.pause is not None:
             self.options.pause()
         for name, plan in plans.items():
             for rows in plan.train:
                 self._train(federation, name, plan, rows)
-        self._denied_site_refuses(federation, plans["itemcf"], denier)
-        published = next(run for run in self.runs if run.plan is plans["ease"] and run.protocol == "all")
-        with timed("model published; every site made top-100 lists for its users, which stay there", self.say):
-            published.publish()
-        return self._report(sites, data, published, self._lists(sites))
+        if demo.denied:
+            self._denied_site_refuses(federation, plans[demo.denied], denier)
+        published = next((run for run in self.runs if run.protocol == "all"), None)
+        if published is not None:
+            with timed("model published; every site made top-100 lists for its users, which stay there", self.say):
+                published.publish()
+        return self._report(sites, data, published, self._lists(sites) if published else [])
 
-    def _plans(self) -> dict[str, Plan]:
-        seed = self.options.seed
-        common: dict[str, Any] = {"evaluate": True, "seed": seed}
-        return {
-            "ease": Plan(model=models.Ease(l2=200.0), train=("p1", "p3", "all"), publish=True, name="ease", **common),
-            "my_factors": Plan(
-                code=MyFactors, rounds=self.options.rounds, train=("p1", "p3"), name="my_factors", **common
-            ),
-            "itemcf": Plan(model=models.ItemCF(), train=("p1", "p3"), name="itemcf", **common),
-        }
+    def _decided(
+        self, federation: Datasites, sites: Sites, plans: Mapping[str, Plan], denier: str = "", denied: str = ""
+    ) -> None:
+        """Submit the plans; every owner reads all of them, then approves; `denier` denies the plan called `denied`."""
+        first, many = federation.sites()[0], f"{_COUNT.get(len(plans), len(plans))} plan{'s' * (len(plans) > 1)}"
+        with timed(f"{many} submitted to every site as PySyft code requests", self.say):
+            asked = {name: federation.submit(plan) for name, plan in plans.items()}
+        requests = {site: {name: one.ids[site] for name, one in asked.items()} for site in sites.all}
+        texts = owners.read(sites, requests)
+        shown = next((name for name, plan in plans.items() if plan.code), next(iter(plans)))
+        about = "the scientist's own code" if plans[shown].code else f"the plan {plans[shown].name}"
+        self.say(f"\nwhat the owner of {first} reads about {about}:\n")
+        self.say(texts[requests[first][shown]])
+        rest = f"{len(texts) - 1} more request{'s' * (len(texts) > 2)}"
+        self.say(f"the {len(sites.all)} owners read {rest} in the same way; each is in a log\n")
+        said = f"{denier} denies one plan, everything else is approved" if denied else "everything is approved"
+        with timed(f"owners decided: {said}", self.say):
+            owners.decide(sites, requests, denier, denied)
+            for one in asked.values():
+                one.wait(120, show=lambda _: None)
 
-    def _train(self, federation: Datasites, name: str, plan: Plan, rows: str) -> None:
+    def _train(self, federation: Datasites, name: str, plan: Plan, rows: str) -> Run:
         def advance(done: Round, total: int) -> None:
             if self.options.advance is not None:
                 self.options.advance(f"{name} on {rows}", done, total)
 
         run = federation.train(plan, protocol=rows, on_round=advance)
         self.runs.append(run)
-        if rows != "all":
+        if plan.evaluate and rows != "all":
             run.evaluate()
         seconds = sum(line["seconds"] for line in run.log)
         up = sum(line["bytes_up"] for line in run.log) / 1e6
         where = f"{len(run.log)} rounds, {len(run.log[0]['sites'])} sites"
         self.say(f"  {name} on {rows}: {where}, {up:.1f} MB up, {seconds:.1f} s")
+        return run
 
     def _denied_site_refuses(self, federation: Datasites, plan: Plan, denier: str) -> None:
         """The owner's no holds at the site, whatever the driver does: ask for a round anyway."""
@@ -174,10 +185,14 @@ class Story:
         self.say(f"  at {found[0]['institution']}, for somebody new: {', '.join(best)}")
         return found
 
-    def _report(self, sites: Sites, data: DataSource, published: Run, lists: list[dict[str, Any]]) -> dict[str, Any]:
+    def _report(
+        self, sites: Sites, data: DataSource, published: Run | None, lists: list[dict[str, Any]]
+    ) -> dict[str, Any]:
         with timed("the same models trained centrally, as the yardstick", self.say):
-            table = comparison(sites, self.runs)
-        known = yardstick(table) if data.source.startswith("ml-100k") else None
+            found = comparison(sites, self.runs)
+        table = [row for row in found if "auc" not in row]
+        anchored = data.source.startswith("ml-100k") and "ease" in sites.config.demo.models
+        known = yardstick(table) if anchored else None
         self.say(in_words(known))
         audit = []
         self.say("each institution's audit log, with what the others hold of it:")
@@ -203,10 +218,11 @@ class Story:
                 for line in run.log
             ],
             "table": table,
+            "outcomes": [row for row in found if "auc" in row],
             "worth": gains(self.runs),
             "yardstick": known,
             "published": lists,
-            "models": {published.plan.name: published.model_sha256}
+            "models": ({published.plan.name: published.model_sha256} if published else {})
             | {f"{run.plan.name}-{run.protocol}": run.model_sha256 for run in self.runs},
             "epsilon": None,
             "audit": audit,
@@ -216,6 +232,9 @@ class Story:
         }
 
     def _data(self, folder: Path) -> DataSource:
+        name = ConsortiumConfig.load(self.options.consortium / "consortium.toml").name
+        if name in WORLDS:
+            return WORLDS[name](folder, self.options.seed)
         if self.options.synthetic:
             return synthetic(folder, seed=self.options.seed)
         try:

@@ -3,51 +3,68 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
-from fedrec.config import SchemaConfig
+from fedrec.core.interactions import Interactions
 from fedrec.demo.sites import Sites
-from fedrec.institution.intake import read_source
+from fedrec.institution.store import Store, read_features
 from fedrec.scientist.runs import Run
 from fedrec.scientist.worth import worth
-from fedrec.simulation import pooled, simulate
+from fedrec.simulation import SimulatedFederation, pooled
 
 Row = dict[str, Any]
 SCOPES = ("popularity", "local", "federated", "centralised")
 FIGURES = {"p1": ("hr@10", "ndcg@10"), "p3": ("ndcg@10",)}
+OUTCOMES = ("auc", "log-loss", "brier", "calibration")
 
 # ML-100K, EASE with l2 = 200, all rows in one place: docs/models.md, tests/models/test_figures.py
 ANCHOR = {"p1_hr@10": 0.154, "p1_ndcg@10": 0.0785, "p3_ndcg@10": 0.203}
 
 
 def comparison(sites: Sites, runs: Sequence[Run]) -> list[Row]:
-    """Rows of contracts.md's `table`. The demo may pool: it dealt the rows itself; no site ever does.
+    """Rows of contracts.md's `table` and `outcomes`. The demo may pool: it dealt the rows itself; no site ever does.
 
     Every row of a plan is over the institutions that ran it.
     """
-    frames = {
-        name: read_source(site.folder / "data" / "ratings.csv", SchemaConfig.load(site.folder / "schema.toml"))
-        for name, site in sites.all.items()
-    }
+    rows = {name: rows_at(site.folder) for name, site in sites.all.items()}
     found: dict[tuple[str, str, str], Row] = {}
     catalogue = sites.config.item_ids()
-    for run in runs:
-        if run.protocol == "all":
-            continue
+    evaluated = [run for run in runs if run.evaluations]
+    first = next((run.plan for run in evaluated if not _judges(run)), None)
+    for run in evaluated:
         members = run.log[0]["sites"]
-        central = pooled(simulate({name: frames[name] for name in members}, catalogue=catalogue))
+        central = pooled(SimulatedFederation({name: rows[name] for name in members}, len(catalogue), catalogue))
         yardstick = central.train(run.plan, protocol=run.protocol).evaluate()
-        for row in (*_rows(run, popularity=run.plan is runs[0].plan), *_central(yardstick)):
+        for row in (*_rows(run, popularity=_judges(run) or run.plan is first), *_central(yardstick)):
             key = (run.plan.name, row["scope"], row["institution"])
-            place = found.setdefault(key, {"model": key[0], "scope": key[1], "institution": key[2], **_empty()})
+            names = {"model": key[0], "scope": key[1], "institution": key[2]}
+            if "auc" in row:
+                found[key] = {**names, **{metric: row[metric] for metric in (*OUTCOMES, "users")}}
+                continue
+            place = found.setdefault(key, {**names, **_empty()})
             place.update({f"{run.protocol}_{metric}": row[metric] for metric in FIGURES[run.protocol]})
     return list(found.values())
 
 
+def rows_at(folder: Path) -> Interactions:
+    """An institution's rows as its site took them in, with features."""
+    store = Store.open(folder / "state")
+    kept = (store.features("users"), store.features("items"))
+    users, items = (None if table is None else read_features(table) for table in kept)
+    return replace(store.rows(), users=users, items=items)
+
+
+def _judges(run: Run) -> bool:
+    """Whether its model predicts outcomes."""
+    return hasattr(run.plan.built, "probability")
+
+
 def _rows(run: Run, popularity: bool) -> Iterator[Mapping[Any, Any]]:
-    """A run's own figures; popularity is the same for every model, so one carries it."""
+    """A run's own figures; popularity is the same for every model that ranks, so one carries it."""
     for row in run.evaluate().to_dict("records"):
         if row["scope"] != "popularity" or popularity:
             yield row
@@ -82,7 +99,9 @@ def in_words(known: Row | None) -> str:
 
 def drawn(report: Mapping[str, Any]) -> list[Table]:
     """The report as tables for a terminal: quality, institutions, verdicts, cost of rounds, decisions."""
-    return [_quality(report), _institutions(report), _worth(report), _cost(report), _decisions(report)]
+    ranked = [_quality(report), _institutions(report), _worth(report)] if report["table"] else []
+    judged = [_outcomes(report)] if report["outcomes"] else []
+    return [*ranked, *judged, _cost(report), _decisions(report)]
 
 
 def _quality(report: Mapping[str, Any]) -> Table:
@@ -112,9 +131,23 @@ def _institutions(report: Mapping[str, Any]) -> Table:
     return table
 
 
+def _outcomes(report: Mapping[str, Any]) -> Table:
+    """Probabilities of yes by institution; of popularity, which is each institution's share of yes for everybody."""
+    table = Table(title="How well yes/no outcomes of held-out users are predicted", title_justify="left")
+    texts = ("model", "scope", "institution")
+    for column in (*texts, "AUC", "log-loss", "Brier", "calibration", "rows"):
+        table.add_column(column, justify="left" if column in texts else "right")
+    for row in sorted(report["outcomes"], key=lambda row: (row["model"], row["institution"] == "all")):
+        figures = ["" if row[key] is None else f"{row[key]:.4f}" for key in OUTCOMES]
+        scope = "share of yes" if row["scope"] == "popularity" else row["scope"]
+        style = "bold" if row["scope"] == "federated" else ""
+        table.add_row(row["model"], scope, row["institution"], *figures, str(row["users"]), style=style)
+    return table
+
+
 def gains(runs: Sequence[Run]) -> list[Row]:
     """`worth.worth` of every run that was evaluated under P1, with the model's name."""
-    evaluated = [run for run in runs if "p1" in run.evaluations and not hasattr(run.plan.built, "probability")]
+    evaluated = [run for run in runs if "p1" in run.evaluations and not _judges(run)]
     return [{"model": run.plan.name, **row} for run in evaluated for row in worth(run.evaluations["p1"])]
 
 
