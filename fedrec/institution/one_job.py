@@ -30,6 +30,7 @@ from fedrec.institution.task_files import (
     private_of,
     rest_of,
     run_in_jail,
+    scale_of,
     state_path,
 )
 from fedrec.institution.trouble import check_room
@@ -81,7 +82,7 @@ def perform(
         detail.update(ms=int(1000 * report.seconds), data_version=store.version)
         if task.kind == "train":
             return _release(site, row, task, permit, plan, limits, store, folder, report, detail)
-        numbers, said = numbers_of(plan, store, report.body)
+        numbers, said = numbers_of(plan, store, report.body, scale_of(site.folder, plan))
         if task.kind == "evaluate":
             detail.update(sha256=said)
             keep_base(site, row, task)
