@@ -123,8 +123,8 @@ def _drawn(row: dict[str, Any]) -> str:
     wide = [max(8, len(metric) + 1) for metric in shown]
     lines.append(f"{'':12}" + "".join(f"{metric:>{width}}" for metric, width in zip(shown, wide, strict=True)))
     for scope in SCOPES:
-        figures = (f"{_figure(row[scope][metric]):>{width}}" for metric, width in zip(shown, wide, strict=True))
-        lines.append(f"{scope:12}" + "".join(figures))
+        cells = [f"{_figure(row[scope][metric]):>{width}}" for metric, width in zip(shown, wide, strict=True)]
+        lines.append(f"{scope:12}" + "".join(cells))
     lines += ["", "NDCG@10, 95 % interval: " + "; ".join(_around(scope, row["intervals"][scope]) for scope in SCOPES)]
     lines += ["", "Is it worth it for us? NDCG@10 on its own users", _HEAD]
     for one in row["worth"]:

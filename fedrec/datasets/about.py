@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -58,7 +59,8 @@ def _kind(column: pd.Series[str]) -> Kind | None:
     cells = [text for raw in column if (text := clean_id(raw)) is not None]
     if not cells:
         return None
-    if pd.to_numeric(pd.Series(cells), errors="coerce").notna().mean() >= NUMBERS:
+    code = any(re.match(r"0\d", cell) for cell in cells)  # a zip code, not a number
+    if not code and pd.to_numeric(pd.Series(cells), errors="coerce").notna().mean() >= NUMBERS:
         return "number"
     tags = {tag for cell in cells for tag in cell.split("|")}
     if any("|" in cell for cell in cells):

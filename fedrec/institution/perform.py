@@ -13,10 +13,13 @@ from fedrec.core.optim import from_settings
 from fedrec.core.params import Array, PrivateParams, SharedParams
 from fedrec.exchange.plan import VALIDATION, PlanText
 from fedrec.institution import work
+from fedrec.institution.personal import compared
 from fedrec.models import from_plan
+from fedrec.models.base import Model
 from fedrec.models.local import LocalEpochs
 
 LIST_LENGTH = 100  # items in the lists that a published model makes for every user
+OWN = "own."  # before the names of what belongs to the institution's own model
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +28,8 @@ class Done:
 
     Args:
         update: the contribution; None but for train.
-        state: what stays at the institution: private parameters (train) or recommendation lists (publish).
+        state: what stays at the institution: private parameters (train), or recommendation lists and perhaps a model of
+            its own (publish).
         rows: rows that were trained on; 0 but for train.
         users: users who have such rows.
         numbers: sums over users by scope; empty but for evaluate.
@@ -81,4 +85,20 @@ def perform(
     lists = work.top_items(model, rows, base, own, min(LIST_LENGTH, rows.n_items))
     counts = base.tensors.get("counts", np.bincount(rows.item, minlength=rows.n_items))
     popular = np.lexsort((np.arange(rows.n_items), -counts))[:LIST_LENGTH].astype(np.int32)
-    return Done(state={"lists": lists, "popular": popular})
+    return Done(state={"lists": lists, "popular": popular} | _beside(model, rows, base, protocol, plan.seed))
+
+
+def _beside(model: Model, rows: Interactions, shared: SharedParams, protocol: str, seed: int) -> dict[str, Array]:
+    """The institution's own model and its lists where it is to be kept, and what was compared: `personal.compared`.
+
+    All is made whatever the verdict, so that the time it takes says nothing about it.
+    """
+    try:
+        found = compared(model, rows, shared, protocol, seed)
+        if found is None:
+            return {}
+        lists = work.top_items(model, rows, found.own, PrivateParams({}), min(LIST_LENGTH, rows.n_items))
+    except MemoryError:  # the lists that were asked for are there
+        return {}
+    own = {f"{OWN}{name}": array for name, array in found.own.tensors.items()} | {f"{OWN}lists": lists}
+    return {"ndcg": np.array(found.ndcg), **(own if found.keep else {})}

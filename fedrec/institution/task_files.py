@@ -76,7 +76,7 @@ def scale_of(folder: Path, plan: PlanText) -> tuple[float, float] | None:
 
 def bounds_of(limits: Limits, n_users: int) -> JailLimits:
     """The limits of one job; a file may be an update, a state or lists, and is looked at closer when it is written."""
-    size = int(10**6 * max(limits.megabytes, limits.state_mb)) + 4 * LIST_LENGTH * n_users + 10**8
+    size = int(10**6 * max(limits.megabytes, limits.state_mb)) + 8 * LIST_LENGTH * n_users + 10**8
     return JailLimits(60 * limits.minutes, limits.memory_mb * 10**6, size, limits.tell_errors)
 
 

@@ -150,6 +150,7 @@ def test_hybrid_is_better_with_the_features_of_two_tables(towns):
         (["m", "f"] * 20, "text"),
         ([f"title {n}" for n in range(40)], None),
         ([f"{n}|{n + 1}x" for n in range(400)], None),
+        ([f"{n:05d}" for n in range(40)], None),  # codes
         ([""] * 40, None),
     ],
 )
