@@ -85,7 +85,8 @@ class Published:
 
     def _put(self, target: Path, facts: Mapping[str, Any], shared: Path | bytes, lists: bytes) -> None:
         """A model's folder, there whole or not at all; after a crash the same job brings the same files again."""
-        fresh = self._folder / f".{secrets.token_hex(16)}"
+        fresh = self._folder / f".{target.name}"
+        shutil.rmtree(fresh, ignore_errors=True)  # of a crash or a full disk
         fresh.mkdir(mode=0o700, parents=True)
         if isinstance(shared, bytes):
             (fresh / "shared.safetensors").write_bytes(shared)
