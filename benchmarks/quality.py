@@ -120,9 +120,8 @@ def page(rows: list[dict[str, Any]], tried: list[dict[str, Any]]) -> str:
     for r in rows:
         if r["institutions"] > 1:
             done[r["model"], r["protocol"]].add(r["by"])
-    left = [
-        f"{' '.join(key)} ({', '.join(s for s in SPLITS if s not in by)})" for key, by in done.items() if len(by) < 4
-    ]
+    part = {key: f" ({', '.join(s for s in SPLITS if s not in by)})" if by else "" for key, by in done.items()}
+    left = [" ".join(key) + part[key] for key, by in done.items() if len(by) < len(SPLITS)]
     if left:
         lines += ["", f"Not measured yet: {'; '.join(left)}."]
     lines += ["", "Settings tried on validation rows, K = 4 iid:", "", "| model | setting | NDCG@10 |", "|---|---|---|"]
