@@ -217,6 +217,8 @@ def said_of(facts: Mapping[str, Any]) -> str:
         words.append("the institution's own" if facts["personal"] == "local" else facts["personal"])
     if facts["compared"] is not None:
         words.append("validation NDCG@10: shared {shared:.4f}, own {own:.4f}".format(**facts["compared"]))
+    else:
+        words.append("not compared with an own one")
     if facts["coverage@10"] is not None:
         words.append(f"lists: coverage {facts['coverage@10']:.0%}, Gini {facts['gini@10']:.2f}")
     return "; ".join(words)

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from serving import COUNTS, serve
 from small_site import approved, ended, recipe, sent, task, train
 
 from fedrec import models
@@ -133,6 +134,14 @@ def test_the_list_of_models_says_how_far_the_lists_spread(site, halves):
     Published(site.state).install(row, Task.parse(task("ab" * 32, "publish")), base, replace(made, own=None), now.store)
     shown = json.loads(CliRunner().invoke(cli, ["site", "models", "list", str(site.folder), "--json", "-"]).stdout)
     assert (shown["models"][0]["coverage@10"], shown["models"][0]["gini@10"]) == (1.0, 0.0)
+
+
+def test_a_model_that_was_not_compared_says_so(site):
+    """Six users are too few."""
+    serve(site, shared=COUNTS, keeps=True)
+    listed = CliRunner().invoke(cli, ["site", "models", "list", str(site.folder)]).stdout
+    assert "not compared with an own one" in listed
+    assert Recommender(site.folder).for_user("canary-0", 2).model == "shared"
 
 
 START = {"counts": np.zeros(8, dtype=np.float32)}
