@@ -66,22 +66,24 @@ def shops(dest: Path, seed: int = 7) -> DataSource:
         length = 6
         while draw.integers(0, 5) and length < 40:
             length += 1
-        rows: list[tuple[int, int]] = []
+        visits: list[list[tuple[int, int]]] = []
         touched: set[int] = set()
         bought = -1
         while len(touched) < length:
-            same = (series == series[bought]) & (weight > 0) if rows and draw.integers(0, 100) < AGAIN else None
+            same = (series == series[bought]) & (weight > 0) if visits and draw.integers(0, 100) < AGAIN else None
             bought = pick(draw, whole if same is None else np.cumsum(same, dtype=np.int64))
             if bought in touched:
                 continue
             viewed = [pick(draw, kin[int(category[bought])]) for _ in range(int(draw.integers(0, 3)))]
-            rows += [(one, 1) for one in dict.fromkeys(viewed) if one not in touched]
-            rows.append((bought, 2 + int(draw.integers(0, 3))))
+            views = [(one, 1) for one in dict.fromkeys(viewed) if one not in touched]
+            visits.append([*views, (bought, 2 + int(draw.integers(0, 3)))])
             touched |= {bought, *viewed}
         time = _START + int(draw.integers(0, 200 * 86_400))
-        for place, (article, rating) in enumerate(rows):
-            time += int(draw.integers(20, 600)) if rating == 1 else int(draw.integers(3_600, 20 * 86_400))
-            events.append((time, place, name, article, rating))
+        for visit in visits:
+            time += int(draw.integers(3_600, 20 * 86_400))
+            for article, rating in visit:
+                time += int(draw.integers(20, 600))
+                events.append((time, len(events), name, article, rating))
     events.sort(key=lambda event: (-event[0], -event[1], event[2]))
     where = {0: SHOPS[0], 1: SHOPS[1]}
     articles = [

@@ -183,7 +183,7 @@ def test_the_articles_page_names_every_model_and_calls_none_of_them_missing():
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     assert [name for name in models.NAMES if f"`{name}`" not in text] == []
     missing = [row for row in rows if "**not yet**" in row.lower()]
-    assert len(missing) > 5
+    assert len(missing) > 2
     assert [row for row in missing for name in models.NAMES if f"`{name}`" in row] == []
 
 
