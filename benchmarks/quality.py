@@ -116,9 +116,14 @@ def page(rows: list[dict[str, Any]], tried: list[dict[str, Any]]) -> str:
         gain = f"{share} ({r['low']:+.4f} to {r['high']:+.4f})"
         names = [r["model"], r["protocol"], str(r["institutions"]), r["by"]]
         lines.append("| " + " | ".join([*names, *figures, gain, f"{r['below_local']} of {r['sites']}"]) + " |")
-    done = {(r["model"], r["protocol"]) for r in rows}
-    if left := [f"{name} {protocol}" for name in MODELS for protocol in PROTOCOLS if (name, protocol) not in done]:
-        lines += ["", f"Not measured yet: {', '.join(left)}."]
+    done: dict[tuple[str, str], set[str]] = {(name, protocol): set() for name in MODELS for protocol in PROTOCOLS}
+    for r in rows:
+        if r["institutions"] > 1:
+            done[r["model"], r["protocol"]].add(r["by"])
+    part = {key: f" ({', '.join(s for s in SPLITS if s not in by)})" if by else "" for key, by in done.items()}
+    left = [" ".join(key) + part[key] for key, by in done.items() if len(by) < len(SPLITS)]
+    if left:
+        lines += ["", f"Not measured yet: {'; '.join(left)}."]
     lines += ["", "Settings tried on validation rows, K = 4 iid:", "", "| model | setting | NDCG@10 |", "|---|---|---|"]
     for one in tried:
         setting = ", ".join(f"{k} = {v}" for k, v in one.items() if k in TRIED[one["model"]])

@@ -64,6 +64,10 @@ class SimulatedFederation:
         self.seconds, self.quality = dict(seconds or {}), dict(quality or {})
         self._private: dict[tuple[str, str, str], dict[int, dict[str, Array]]] = {}
         self.told: list[tuple[str, str, int, str]] = []  # updates that were left out: site, run, round, code
+        self.listed: dict[tuple[str, str], dict[str, Array]] = {}  # run, protocol: by scope, lists that an item is in
+        known = [part.rating for part in self._rows.values() if len(part)]
+        scale = min((part.min() for part in known), default=1.0), max((part.max() for part in known), default=1.0)
+        self._scale = scale if scale[0] < scale[1] else None  # a site's is in its schema.toml
         self._rest: dict[tuple[str, str, str], dict[int, dict[str, Array]]] = {}  # by round: what its codec left over
 
     @property
@@ -72,6 +76,11 @@ class SimulatedFederation:
 
     def sites(self) -> tuple[str, ...]:
         return tuple(self._rows)
+
+    def feature_columns(self) -> tuple[str, ...]:
+        """Every column of features that any institution has, as a model's setting `columns` names them."""
+        parts = [(of, getattr(rows, f"{of}s")) for rows in self._rows.values() for of in ("user", "item")]
+        return tuple(dict.fromkeys(f"{of}.{name}" for of, known in parts if known for name in known.columns()))
 
     def ready(self, plan: Plan, among: Sequence[str] = ()) -> tuple[str, ...]:
         return tuple(site for site in among or self.sites() if site in (plan.sites or self.sites()))
@@ -120,10 +129,13 @@ class SimulatedFederation:
         states = self._private.setdefault(key, {})  # by round: a round that is asked for again starts where it started
         before = [number for number in states if number < task.number + (task.kind != "train")]
         private = states[max(before)] if before else {}
-        done = perform(spec, task.kind, task.protocol, self._rows[site], shared, private)
+        done = perform(spec, task.kind, task.protocol, self._rows[site], shared, private, self._scale)
         if done.state is not None and task.kind == "train":
             kept = {max(before): private} if before else {}
             self._private[key] = kept | {task.number: done.state}
+        tally = self.listed.setdefault((task.run, task.protocol), {}) if done.listed else {}
+        for scope, times in done.listed.items():
+            tally[scope] = tally.get(scope, 0) + times
         if done.update is None:
             return Answer(site, numbers=done.numbers)
         guard, rests = Guard(spec.leaves, self._n_items, max_bytes=10**12), self._rest.get(key, {})

@@ -8,7 +8,7 @@ import click
 
 from fedrec.cli.output import emit, json_option, progress
 
-WORLDS = ("shops", "social")  # of fedrec.datasets, whose import takes pandas with it
+WORLDS = ("banks", "hospitals", "shops", "social")  # of fedrec.datasets, whose import takes pandas with it
 
 
 @click.group()

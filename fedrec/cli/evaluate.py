@@ -10,7 +10,10 @@ import click
 from fedrec.cli.output import emit, json_option, progress, say
 from fedrec.errors import WrongInput
 
-METRICS = ("hr@10", "ndcg@10", "recall@20", "map@10", "mrr@10", "precision@10", "novelty@10", "popular@10")
+METRICS = (
+    *("rmse", "mae", "hr@10", "ndcg@10", "recall@20", "map@10", "mrr@10", "precision@10"),
+    *("novelty@10", "popular@10", "coverage@10", "gini@10"),
+)
 SCOPES = ("popularity", "local", "federated", "centralised")
 
 
@@ -23,6 +26,10 @@ SCOPES = ("popularity", "local", "federated", "centralised")
 @click.option("--sep", metavar="TEXT", help="Between cells; found when left out.")
 @click.option("--no-header", is_flag=True, help="The first line is a row; columns are user, item, rating, time.")
 @click.option("--model", "name", default="default", show_default=True, help="As in fedrec.models.NAMES.")
+@click.option(
+    "--item-features", type=click.Path(path_type=Path), metavar="FILE", help="About items, for hybrid: CSV or Parquet."
+)
+@click.option("--user-features", type=click.Path(path_type=Path), metavar="FILE", help="About users, as of items.")
 @click.option("--institutions", type=click.IntRange(min=1), default=4, show_default=True, help="How many.")
 @click.option(
     "--by", default="iid", show_default=True, metavar="iid|size|cluster|column:NAME", help="How users are dealt."
@@ -45,6 +52,8 @@ def evaluate(
     sep: str | None,
     no_header: bool,
     name: str,
+    item_features: Path | None,
+    user_features: Path | None,
     institutions: int,
     by: str,
     protocol: str,
@@ -53,8 +62,10 @@ def evaluate(
 ) -> None:
     """Deal the users of a ratings file out to institutions, and compare each alone with all together.
 
-    Everything happens in this process; no datasite is asked. Every row counts as a positive.
+    Everything happens in this process; no datasite is asked. Every row counts as a positive; mf-explicit predicts
+    the ratings too, and is judged by their errors. The features' kinds are guessed from their columns, and said.
     """
+    from fedrec.datasets.about import read_about
     from fedrec.datasets.ratings import Role, read_ratings
     from fedrec.demo.offline import compare, federation_of, fitting
     from fedrec.models import OUTCOMES, create
@@ -62,6 +73,8 @@ def evaluate(
     create(name, {})
     if name in (*OUTCOMES, "features"):
         raise WrongInput(f"{name} ranks nothing: this command compares recommenders")
+    if name != "hybrid" and (item_features or user_features):
+        raise WrongInput(f"{name} reads no features: take --model hybrid")
     asked: list[tuple[Role, str | None]] = [
         ("user", user_column),
         ("item", item_column),
@@ -74,7 +87,12 @@ def evaluate(
         task = display.add_task(f"reading {file.name}", total=None)
         ratings = read_ratings(file, named, sep=sep, header=False if no_header else None, group=group)
         display.print(f"{file.name}: {ratings.text()}", highlight=False, soft_wrap=True)
-        federation = federation_of(ratings, institutions, by, seed)
+        items_are = read_about(item_features, "item") if item_features else None
+        users_are = read_about(user_features, "user") if user_features else None
+        for about, one in ((item_features, items_are), (user_features, users_are)):
+            if about and one:
+                display.print(f"{about.name}: {one.text()}", highlight=False, soft_wrap=True)
+        federation = federation_of(ratings, institutions, by, seed, users_are=users_are, items_are=items_are)
         model = fitting(name, federation.n_items)
         if model != name:
             say(f"{federation.n_items} items are too many for the blend: {model} instead")
@@ -101,9 +119,12 @@ def _drawn(row: dict[str, Any]) -> str:
         f"{row['model']}, {row['protocol']}, {row['institutions']} institutions by {row['by']}: "
         f"{row['users']} users, {row['items']} items, mean over users"
     ]
-    lines.append(f"{'':14}" + "".join(f"{metric:>13}" for metric in METRICS))
+    shown = [metric for metric in METRICS if any(row[scope][metric] is not None for scope in SCOPES)]
+    wide = [max(8, len(metric) + 1) for metric in shown]
+    lines.append(f"{'':12}" + "".join(f"{metric:>{width}}" for metric, width in zip(shown, wide, strict=True)))
     for scope in SCOPES:
-        lines.append(f"{scope:14}" + "".join(f"{_figure(row[scope][metric]):>13}" for metric in METRICS))
+        cells = [f"{_figure(row[scope][metric]):>{width}}" for metric, width in zip(shown, wide, strict=True)]
+        lines.append(f"{scope:12}" + "".join(cells))
     lines += ["", "NDCG@10, 95 % interval: " + "; ".join(_around(scope, row["intervals"][scope]) for scope in SCOPES)]
     lines += ["", "Is it worth it for us? NDCG@10 on its own users", _HEAD]
     for one in row["worth"]:

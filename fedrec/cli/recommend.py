@@ -67,5 +67,6 @@ def recommend(
         rows[place]["because"] = because
         if because:
             lines[place] += f"  (because of {', '.join(found.titles[item] for item in because)})"
-    head = _HEADS[found.how]
-    emit({"known": found.known, "how": found.how, "items": rows}, target, text="\n".join([head, *lines]))
+    head = _HEADS[found.how] + ("" if found.model == "shared" else f", by the institution's {found.model} model")
+    facts = {"known": found.known, "how": found.how, "model": found.model}
+    emit({**facts, "items": rows}, target, text="\n".join([head, *lines]))

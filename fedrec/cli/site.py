@@ -265,13 +265,13 @@ def models() -> None:
 @json_option
 def list_models(folder: Path, target: str | None) -> None:
     """List the models that DIR keeps: which is served, for how many users, who published it."""
-    from fedrec.institution.published import Published
+    from fedrec.institution.published import Published, said_of
 
     rows = Published(folder / "state").versions()
     lines = [
         f"{'*' if row['served'] else ' '} {row['number']:3d}  {row['name']:16}  {row['published_at'] or '-':20}"
         f"  {row['users']:6d} users  {row['scientist'] or '-'}  permit {row['permit'][:8] or '-'}"
-        f"  model {row['model'][:8]}  {row.get('personal', '')}".rstrip()
+        f"  model {row['model'][:8]}  {said_of(row)}".rstrip()
         for row in rows
     ]
     emit({"models": rows}, target, text="\n".join(lines) or "no model has been published to this institution yet")

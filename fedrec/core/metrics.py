@@ -8,7 +8,7 @@ items of one user (p3) do not push each other down when they tie: they take the 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from math import sqrt
 from typing import Any
 
@@ -39,10 +39,15 @@ class Sums:
     the mean self-information of the ten items (1 = nobody here touched them), and the share of the ten that are
     among the institution's most popular tenth of items. Under p2 there is no list, and both are 0.
 
+    A model that predicts ratings has three sums more, of its errors on the held-out rows; see `errors`.
+
     Args:
         ndcg_squares: sum of the squares of NDCG@10, for its interval.
         gap_squares: sum of the squares of (NDCG@10 of the federated model - of this one), for the interval of their
             difference; 0 for the federated model itself.
+        rated: held-out rows whose rating was predicted; 0 for a model that ranks.
+        squared: sum over them of the squared error, in ratings.
+        absolute: sum of the absolute error.
     """
 
     users: int = 0
@@ -57,18 +62,24 @@ class Sums:
     popular: float = 0.0
     ndcg_squares: float = 0.0
     gap_squares: float = 0.0
+    rated: int = 0
+    squared: float = 0.0
+    absolute: float = 0.0
 
     @classmethod
-    def of(cls, values: Values, federated: Values | None = None) -> Sums:
+    def of(cls, values: Values, federated: Values | None = None, off: Values | None = None) -> Sums:
         """The sums of users' values; shape (users, len(EVERY_USER)).
 
         Args:
             federated: the values of the same users with the federated model; None where `values` are those.
+            off: their `errors`, of a model that predicts ratings.
         """
+        rated, squared, absolute = (0.0, 0.0, 0.0) if off is None else off.sum(axis=0).tolist()
         ndcg = values[:, 1]
         gap = 0.0 if federated is None else float(((federated[:, 1] - ndcg) ** 2).sum())
         named = dict(zip(EVERY_USER, values.sum(axis=0).tolist(), strict=True))
-        return cls(len(values), **named, ndcg_squares=float((ndcg**2).sum()), gap_squares=gap)
+        sums = cls(len(values), **named, ndcg_squares=float((ndcg**2).sum()), gap_squares=gap)
+        return replace(sums, rated=int(rated), squared=squared, absolute=absolute)
 
     def __add__(self, other: Sums) -> Sums:
         return Sums(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
@@ -80,12 +91,15 @@ class Sums:
     @classmethod
     def from_dict(cls, sums: Mapping[str, float]) -> Sums:
         """The sums that `as_dict` wrote."""
-        return cls(int(sums["users"]), *(float(sums[field.name]) for field in fields(cls)[1:]))
+        counts = {name: int(sums[name]) for name in ("users", "rated")}
+        return cls(**{field.name: counts.get(field.name, float(sums[field.name])) for field in fields(cls)})  # type: ignore[arg-type]
 
     def means(self) -> dict[str, float | None]:
-        """Means over users, by the names of the JSON contract; None without users."""
+        """Means over users, by the names of the JSON contract, None without users; `rmse` and `mae` over rows."""
         named = zip(NAMES, EVERY_USER, strict=True)
-        return {name: getattr(self, each) / self.users if self.users else None for name, each in named}
+        found = {name: getattr(self, each) / self.users if self.users else None for name, each in named}
+        rmse, mae = (sqrt(self.squared / self.rated), self.absolute / self.rated) if self.rated else (None, None)
+        return {**found, "rmse": rmse, "mae": mae}
 
     def interval(self) -> tuple[float, float] | None:
         """The 95 % interval of NDCG@10; None for fewer than two users."""
@@ -116,7 +130,7 @@ def measure(score: Scorer, rows: Split, protocol: str, seed: int) -> Sums:
     return Sums.of(measured(score, rows, protocol, seed))
 
 
-def measured(score: Scorer, rows: Split, protocol: str, seed: int) -> Values:
+def measured(score: Scorer, rows: Split, protocol: str, seed: int, times: NDArray[np.int64] | None = None) -> Values:
     """EVERY_USER's values of the users with held-out rows, ascending; shape (users, len(EVERY_USER)).
 
     Args:
@@ -124,6 +138,7 @@ def measured(score: Scorer, rows: Split, protocol: str, seed: int) -> Values:
         rows: the split, users and items as the scorer knows them.
         protocol: p2 ranks among 99 items that the user never touched; every other among all not seen.
         seed: draws p2's negatives, the same for every number of institutions.
+        times: gets added in how many users' ten best each item stands, not under p2; shape (n_items,).
     """
     held, n_items = rows.held, rows.held.n_items
     found, step = [np.zeros((0, len(EVERY_USER)))], users_at_once(n_items)
@@ -142,9 +157,38 @@ def measured(score: Scorer, rows: Split, protocol: str, seed: int) -> Values:
             lists = np.zeros((len(np.unique(user)), 2))
             candidate = _sampled(candidate, rows, low, seed)
         else:
-            lists = _listed(scores, candidate, user, item, known)
+            best = _best(scores, candidate, user, item)
+            lists = known[:, best].mean(axis=2).T
+            if times is not None:
+                times += np.bincount(best.ravel(), minlength=n_items)
         found.append(np.column_stack([values(ranks(scores, candidate, user, item), user), lists]))
     return np.concatenate(found)
+
+
+def errors(score: Scorer, rows: Split, scale: tuple[float, float]) -> Values:
+    """How far predicted ratings are off, for the users of `measured`: (held-out rows, sum of squared, of absolute).
+
+    A prediction is first cut to the scale, so no error is above its width; one that is no number has the largest.
+
+    Args:
+        scale: the lowest and the highest rating.
+
+    Returns:
+        Shape (users, 3); errors in ratings.
+    """
+    held, (least, most) = rows.held, scale
+    found, step = np.zeros((held.n_users, 3)), users_at_once(held.n_items)
+    for low in range(0, held.n_users, step):
+        high = min(low + step, held.n_users)
+        user, item = _of(held, "user", low, high) - low, _of(held, "item", low, high)
+        if len(user) == 0:
+            continue
+        true = np.clip(_of(held, "rating", low, high).astype(np.float64), least, most)
+        said = np.clip(np.asarray(score(low, high))[user, item].astype(np.float64), least, most)
+        off = np.where(np.isnan(said), np.maximum(true - least, most - true), np.abs(said - true))
+        for place, each in enumerate((np.ones(len(off)), off**2, off)):
+            found[low:high, place] = np.bincount(user, each, minlength=high - low)
+    return found[np.unique(held.user)]
 
 
 def by_rows(rows: Split) -> dict[str, NDArray[np.bool_]]:
@@ -175,18 +219,33 @@ def _popularity(train: Interactions) -> Values:
     return np.stack([1.0 - np.log2(touched + 1.0) / most, tenth])
 
 
-def _listed(
-    scores: NDArray[Any], candidate: NDArray[np.bool_], user: NDArray[Any], item: NDArray[Any], known: Values
-) -> Values:
-    """The means of `known` over each user's ten best; users as in np.unique(user), shape (users, 2)."""
+def _best(
+    scores: NDArray[Any], candidate: NDArray[np.bool_], user: NDArray[Any], item: NDArray[Any]
+) -> NDArray[np.int64]:
+    """Each user's ten best items in no order; users as in np.unique(user), shape (users, 10 or all items)."""
     evaluated = np.unique(user)
     open_ = np.where(candidate, scores, -np.inf).astype(np.float64)
     open_[user, item] = scores[user, item]
     open_ = np.nan_to_num(open_[evaluated], nan=-np.inf, posinf=np.inf, neginf=-np.inf)
     cut = min(CUT, open_.shape[1])
-    best = np.argpartition(-open_, cut - 1, axis=1)[:, :cut]
-    found: Values = known[:, best].mean(axis=2).T
-    return found
+    return np.argpartition(-open_, cut - 1, axis=1)[:, :cut]
+
+
+def spread(times: NDArray[Any]) -> dict[str, float | None]:
+    """How lists of ten spread over the catalogue: `coverage@10`, the share of items that stand in any list, and
+    `gini@10`, 0 where all items stand in as many and near 1 where a few stand in all; None without lists.
+
+    Args:
+        times: in how many lists each item stands; shape (n_items,).
+
+    Source: Gini 1912; Adomavicius, Kwon 2012, IEEE TKDE.
+    """
+    total, n = float(times.sum()), len(times)
+    if not total:
+        return {"coverage@10": None, "gini@10": None}
+    place = 2 * np.arange(1, n + 1) - n - 1
+    gini = float(place @ np.sort(times).astype(np.float64)) / (n * total)
+    return {"coverage@10": float(np.count_nonzero(times)) / n, "gini@10": gini}
 
 
 def ranks(

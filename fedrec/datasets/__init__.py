@@ -10,6 +10,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from fedrec.datasets.bank import bank
+from fedrec.datasets.care import care
 from fedrec.datasets.generated import synthetic
 from fedrec.datasets.ml100k import get_ml100k
 from fedrec.datasets.parts import deal, deal_by_taste, split_by_user, users_of
@@ -18,12 +20,19 @@ from fedrec.datasets.shops import shops
 from fedrec.datasets.social import social
 from fedrec.datasets.source import DataSource
 
-WORLDS: dict[str, Callable[[Path, int], DataSource]] = {"shops": shops, "social": social}  # by the consortium's name
+WORLDS: dict[str, Callable[[Path, int], DataSource]] = {  # by the consortium's name
+    "banks": bank,
+    "hospitals": care,
+    "shops": shops,
+    "social": social,
+}
 
 __all__ = [
     "WORLDS",
     "DataSource",
     "Ratings",
+    "bank",
+    "care",
     "deal",
     "deal_by_taste",
     "get_ml100k",

@@ -106,3 +106,8 @@ def cumulated(weight: NDArray[np.float64]) -> NDArray[np.int64]:
 def pick(draw: np.random.Generator, table: NDArray[np.int64]) -> int:
     """A place, drawn by the weights that `cumulated` summed."""
     return int(np.searchsorted(table, draw.integers(0, int(table[-1])), side="right"))
+
+
+def happens(draw: np.random.Generator, log_odds: float) -> bool:
+    """A draw that is yes with the probability 1 / (1 + exp(-log_odds)), to a millionth."""
+    return int(draw.integers(0, 1_000_000)) < round(1_000_000 / (1.0 + math.exp(-log_odds)))

@@ -70,9 +70,7 @@ def read_ratings(
     Raises:
         WrongInput: no such file, no such column, no column for users or items, or hardly a usable row.
     """
-    if not file.is_file():
-        raise WrongInput(f"{file}: there is no such file")
-    table, damaged = _parquet(file) if file.suffix.lower() == ".parquet" else _text(file, sep, header)
+    table, damaged = read_cells(file, sep, header)
     chosen = _chosen(table, dict(columns or {}), file)
     frame = pd.DataFrame({role: table[name] for role, name in chosen.items()})
     if group is not None:
@@ -94,6 +92,20 @@ def read_ratings(
     if len(frame) < max(1, LEAST_SHARE * before):
         raise WrongInput(f"{file.name}: {len(frame)} of {before} rows can be used; name the columns ({_spell(chosen)})")
     return Ratings(frame.reset_index(drop=True), {role: str(name) for role, name in chosen.items()}, lost)
+
+
+def read_cells(file: Path, sep: str | None = None, header: bool | None = None) -> tuple[pd.DataFrame, int]:
+    """(the table, how many lines are damaged) of a CSV, TSV or Parquet file; cells are text but for Parquet's.
+
+    Args:
+        sep, header: as in `read_ratings`.
+
+    Raises:
+        WrongInput: no such file, or it is no table.
+    """
+    if not file.is_file():
+        raise WrongInput(f"{file}: there is no such file")
+    return _parquet(file) if file.suffix.lower() == ".parquet" else _text(file, sep, header)
 
 
 def _group(table: pd.DataFrame, user: str, file: Path, column: str) -> pd.Series:
@@ -162,11 +174,12 @@ def _separator(line: str) -> str:
 
 def _names(cells: list[str]) -> bool:
     """Whether the first line names columns: one of the usual names, or no number in it."""
-    usual = any(_plain(cell) in names for cell in cells for names in USUAL.values())
+    usual = any(plain(cell) in names for cell in cells for names in USUAL.values())
     return usual or not any(re.fullmatch(r"\s*-?\d+(\.\d+)?\s*", cell) for cell in cells)
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
+    """A column's name in lower case, letters and digits only, without a kind such as `:token`."""
     return re.sub(r"[^a-z0-9]", "", str(name).split(":", maxsplit=1)[0].lower())
 
 
@@ -188,7 +201,7 @@ def _chosen(table: pd.DataFrame, asked: dict[Role, str], file: Path) -> dict[Rol
         if numbered:
             if place < len(names) and names[place] in free:
                 chosen[role] = names[place]
-        elif found := [name for usual in USUAL[role] for name in free if _plain(name) == usual]:
+        elif found := [name for usual in USUAL[role] for name in free if plain(name) == usual]:
             chosen[role] = found[0]
     if missing := [role for role in ("user", "item") if role not in chosen]:
         wanted = " and ".join(f"--{role}-column" for role in missing)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from fedrec.core.metrics import Sums
+from fedrec.core.metrics import Sums, spread
 from fedrec.datasets import Ratings, deal, deal_by_taste
+from fedrec.datasets.about import About
 from fedrec.datasets.parts import deal_by_value, default_names
 from fedrec.errors import WrongInput
 from fedrec.institution.index import index_frame
-from fedrec.models import create
+from fedrec.models import FeatureSums, create
 from fedrec.models.base import MOST_DENSE
 from fedrec.scientist.plan import Plan
 from fedrec.scientist.runs import Run
@@ -24,15 +25,24 @@ def fitting(name: str, n_items: int) -> str:
     return "ials" if name == "default" and n_items > MOST_DENSE else name
 
 
-def federation_of(ratings: Ratings, institutions: int, by: str, seed: int) -> SimulatedFederation:
+def federation_of(
+    ratings: Ratings,
+    institutions: int,
+    by: str,
+    seed: int,
+    *,
+    users_are: About | None = None,
+    items_are: About | None = None,
+) -> SimulatedFederation:
     """The users of a file dealt out to institutions.
 
     Args:
         by: iid, size, cluster (users by their main axis of taste) or column:NAME (of the file or a users.csv
             beside it; the ratings were read with it as their group).
+        users_are, items_are: what is known about them; each institution gets that of its own users.
 
     Raises:
-        WrongInput: too few users, or another `by`.
+        WrongInput: too few users, another `by`, or one column of two kinds.
     """
     frame = ratings.frame
     rating, time = ("rating" if "rating" in frame else None), ("timestamp" if "timestamp" in frame else None)
@@ -51,7 +61,19 @@ def federation_of(ratings: Ratings, institutions: int, by: str, seed: int) -> Si
     of_user = frame["user"].map(dict(zip(users, place.tolist(), strict=True)))
     names = default_names(institutions)
     parts = {name: frame[of_user == number] for number, name in enumerate(names)}
-    return simulate(parts, catalogue=catalogue, rating=rating, time=time)
+    known = [one for one in (users_are, items_are) if one is not None]
+    kinds = {name: kind for one in known for name, kind in one.kinds.items()}
+    if twice := [name for one in known for name, kind in one.kinds.items() if kinds[name] != kind]:
+        raise WrongInput(f"{twice[0]} is another thing of users than of items: rename one of the columns")
+    return simulate(
+        parts,
+        catalogue=catalogue,
+        rating=rating,
+        time=time,
+        user_features=None if users_are is None else dict.fromkeys(parts, users_are.frame),
+        item_features=None if items_are is None else items_are.frame,
+        kinds=kinds,
+    )
 
 
 def compare(federation: SimulatedFederation, name: str, protocol: str, seed: int) -> Row:
@@ -59,25 +81,34 @@ def compare(federation: SimulatedFederation, name: str, protocol: str, seed: int
     for statistic models.
 
     Returns:
-        Means over users by scope, as contracts.md's `evaluate`, and by institution; 95 % intervals of NDCG@10 by
-        scope; and for each institution whether it is worth it.
+        Means over users by scope, as contracts.md's `evaluate`, with coverage and Gini of all lists of ten together;
+        means by institution; 95 % intervals of NDCG@10 by scope; and for each institution whether it is worth it.
     """
-    model = create(fitting(name, federation.n_items), {})
+    model = create(fitting(name, federation.n_items), _prepared(federation, name, protocol, seed))
     plan = Plan(model=model, train=(protocol,), evaluate=True, seed=seed)
-    run = federation.train(plan)
-    whole = pooled(federation).train(plan)
+    together = pooled(federation)
+    run, whole = federation.train(plan), together.train(plan)
     central, found = _sums(whole, protocol), _sums(run, protocol)
+    lists, of_whole = federation.listed[run.id, protocol], together.listed[whole.id, protocol]
     return {
-        "popularity": _all(found["popularity"]),
-        "local": _all(found["local"]),
-        "federated": _all(found["federated"]),
-        "centralised": _all(central["federated"]),
+        **{scope: _all(found[scope]) | spread(lists[scope]) for scope in ("popularity", "local", "federated")},
+        "centralised": _all(central["federated"]) | spread(of_whole["federated"]),
         "local_by_institution": {site: sums.means() for site, sums in found["local"].items()},
         "federated_by_institution": {site: sums.means() for site, sums in found["federated"].items()},
         "intervals": {scope: sum(by.values(), start=Sums()).interval() for scope, by in found.items()}
         | {"centralised": central["federated"]["all"].interval()},
         "worth": worth(run.evaluations[protocol], whole.evaluations[protocol]),
     }
+
+
+def _prepared(federation: SimulatedFederation, name: str, protocol: str, seed: int) -> dict[str, Any]:
+    """The settings of a model with features: every column that there is, prepared by sums over the train rows."""
+    columns = federation.feature_columns() if name == "hybrid" else ()
+    if not columns:
+        return {}
+    sums = FeatureSums(columns)
+    run = federation.train(Plan(model=sums, train=(protocol,), seed=seed))
+    return dict(sums.settings(run.shared))
 
 
 def _sums(run: Run, protocol: str) -> dict[str, dict[str, Sums]]:

@@ -132,4 +132,4 @@ def _told(found: Recommended) -> dict[str, Any]:
     rows: list[dict[str, Any]] = [{"item": item, "title": found.titles[item]} for item in found.items]
     for row, because in zip(rows, found.reasons, strict=False):  # without reasons there are none
         row["because"] = because
-    return {"known": found.known, "how": found.how, "items": rows}
+    return {"known": found.known, "how": found.how, "model": found.model, "items": rows}

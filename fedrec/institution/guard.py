@@ -16,6 +16,7 @@ from fedrec.errors import Refused
 from fedrec.exchange.plan import Tensor
 
 MEASURE = 10_000  # a measure of 1 in a passport
+ERRORS = ("rated", "squared", "absolute")
 SCOPES = ("federated", "local", "popularity")
 _NEXT = "The owner's log says which check it was; mend the plan and submit it again"
 
@@ -115,16 +116,20 @@ def check_measures(said: object, wanted: Sequence[str], quality: Callable[[], fl
     return {name: round(MEASURE * found[name]) for name in sorted(found)}
 
 
-def check_sums(numbers: object, n_users: int) -> dict[str, dict[str, float]]:
+def check_sums(numbers: object, n_users: int, rated: tuple[int, float] | None = None) -> dict[str, dict[str, float]]:
     """What an evaluation releases: per scope, and per group of users where groups are large enough, sums that fit.
 
     Every sum is of values in [0, 1], so it is at most the number of users; the sums of one scope must be able to
     come from the same users, all scopes have the same users, and groups add up to them.
 
+    Args:
+        rated: rows of the institution and width of the rating scale, for a model that predicts ratings: no error is
+            wider. None: sums of errors must be 0.
+
     Raises:
         Refused: `guard.numbers` for anything else.
     """
-    if isinstance(numbers, dict) and all(_are_sums(numbers[key], n_users) for key in numbers) and _fit(numbers):
+    if isinstance(numbers, dict) and all(_are_sums(numbers[key], n_users, rated) for key in numbers) and _fit(numbers):
         return numbers
     raise Refused("guard.numbers", "the evaluation gave something else than sums over users", _NEXT)
 
@@ -156,11 +161,11 @@ def _are_outcomes(sums: object, n_rows: int) -> bool:
     )
 
 
-def _are_sums(sums: object, n_users: int) -> bool:
+def _are_sums(sums: object, n_users: int, rated: tuple[int, float] | None) -> bool:
     """Whether the numbers of one scope are of the right kind, and could be those of that many users."""
     if not isinstance(sums, dict) or set(sums) != set(Sums().as_dict()) or type(sums["users"]) is not int:
         return False
-    users, rest = sums["users"], [sums[name] for name in sums if name != "users"]
+    users, rest = sums["users"], [sums[name] for name in sums if name not in ("users", *ERRORS)]
     slack = 1e-9 * max(1, users)  # sums of ones round
     if not 0 <= users <= n_users or not all(type(v) in (int, float) and 0 <= v <= users + slack for v in rest):
         return False
@@ -172,7 +177,20 @@ def _are_sums(sums: object, n_users: int) -> bool:
         and sums["recall10"] <= sums["recall"] + slack
         and sums["ndcg_squares"] <= sums["ndcg"] + slack
         and sums["ndcg"] ** 2 <= users * (sums["ndcg_squares"] + slack)
+        and _are_errors([sums[name] for name in ERRORS], users, *(rated or (0, 0.0)))
     )
+
+
+def _are_errors(sums: list[Any], users: int, n_rows: int, width: float) -> bool:
+    """Whether these could be sums of errors up to `width` over rows: some of every evaluated user, or none at all."""
+    rows, squared, absolute = sums
+    if type(rows) is not int or not all(type(v) in (int, float) and 0 <= v < float("inf") for v in sums):
+        return False
+    if not (rows == 0 or users <= rows <= n_rows):
+        return False
+    slack = 1 + 1e-9
+    within = absolute <= width * rows * slack and rows * squared <= width * rows * absolute * slack
+    return bool(within and absolute**2 <= rows * squared * slack)
 
 
 def _fit(numbers: Mapping[str, Mapping[str, float]]) -> bool:
@@ -190,8 +208,11 @@ def _fit(numbers: Mapping[str, Mapping[str, float]]) -> bool:
         for one in (numbers[scope + group] for scope in scopes):
             if ours is not None and not (one["users"] == ours["users"] and _paired(ours, one, one is ours)):
                 return False
+            if ours is not None and one["rated"] not in (0, ours["rated"]):
+                return False
     return not groups or all(
-        abs(sum(numbers[scope + group][name] for group in groups) - total) <= 1e-9 * max(1, numbers[scope]["users"])
+        abs(sum(numbers[scope + group][name] for group in groups) - total)
+        <= 1e-9 * max(1, numbers[scope]["users"], total)
         for scope in scopes
         for name, total in numbers[scope].items()
     )

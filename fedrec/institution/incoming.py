@@ -6,6 +6,8 @@ The jail cannot be asked: with own code it says what that code wants.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,8 @@ from fedrec.core.params import Array, SharedParams
 from fedrec.errors import Refused
 from fedrec.exchange.plan import PlanText, Tensor
 from fedrec.exchange.wire import decode, encode
-from fedrec.institution.perform import LIST_LENGTH
+from fedrec.institution.perform import LIST_LENGTH, OWN
+from fedrec.institution.personal import STATISTICS
 
 MAX_MORE = 10**6  # bytes of a lists file beyond the arrays
 _NEXT = "Publish the model that this plan's rounds and aggregator gave"
@@ -45,17 +48,56 @@ def check_model(plan: PlanText, n_items: int, data: bytes) -> None:
         raise Refused("guard.bytes", "the model's bytes hold more than its arrays", _NEXT)
 
 
-def checked_lists(file: Path, n_users: int, n_items: int) -> bytes:
-    """The lists that a job wrote, written anew: item numbers for every user, -1 at the end where there are no more.
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What a publish job made, written anew.
+
+    Args:
+        lists: of the shared model, encoded.
+        own: the institution's own model and its lists, encoded, where it is to be served instead.
+        ndcg: of the shared model and of the own one on the institution's validation rows; None: not compared.
+    """
+
+    lists: bytes
+    own: tuple[bytes, bytes] | None = None
+    ndcg: tuple[float, float] | None = None
+
+
+def checked_made(plan: PlanText, file: Path, n_users: int, n_items: int) -> Made:
+    """The lists that a job wrote: item numbers for every user, -1 at the end where there are no more.
+
+    A statistic model may come with the institution's own, see `personal.compared`; own code with lists only.
 
     Raises:
         Refused: `guard.bytes`, `guard.name`, `guard.dtype`, `guard.shape` or `guard.numbers`.
     """
-    k = min(LIST_LENGTH, n_items)
-    wanted = {"lists": (n_users, k), "popular": (k,)}
-    if file.stat().st_size > 4 * k * (n_users + 1) + MAX_MORE:  # before it is read into memory
+    k, beside = min(LIST_LENGTH, n_items), plan.model["name"] in STATISTICS
+    most = 4 * k * (n_users + 1) + MAX_MORE
+    if beside:
+        most += 4 * k * n_users + max(_bytes(shapes) for shapes in _shapes_of(plan, n_items))
+    if file.stat().st_size > most:  # before it is read into memory
         raise Refused("guard.bytes", "the lists are larger than lists for these users can be", _OWN)
     found = decode(file.read_bytes())
+    ndcg = found.pop("ndcg") if beside and "ndcg" in found else None
+    own = {name.removeprefix(OWN): found.pop(name) for name in list(found) if beside and name.startswith(OWN)}
+    lists = _checked_lists(found, n_users, n_items)
+    if ndcg is None:
+        return Made(lists)
+    if ndcg.shape != (2,) or ndcg.dtype != np.float64 or not ((ndcg >= 0) & (ndcg <= 1)).all():
+        raise Refused("guard.numbers", "what was compared are no two shares", _OWN)
+    scores = (float(ndcg[0]), float(ndcg[1]))
+    if not own:
+        return Made(lists, None, scores)
+    mine = {"lists": own.pop("lists", np.zeros(0)), "popular": found["popular"]}
+    shared = encode(own)
+    check_model(plan, n_items, shared)
+    return Made(lists, (shared, _checked_lists(mine, n_users, n_items)), scores)
+
+
+def _checked_lists(found: Mapping[str, Array], n_users: int, n_items: int) -> bytes:
+    """Lists written anew."""
+    k = min(LIST_LENGTH, n_items)
+    wanted = {"lists": (n_users, k), "popular": (k,)}
     if set(found) != set(wanted):
         raise Refused("guard.name", "the job made something else than lists", _OWN)
     for name, shape in wanted.items():
@@ -96,6 +138,10 @@ def _finished(model: models.Model, n_items: int) -> SharedParams:
     declared = {name: Tensor.parse(text) for name, text in model.leaves().items()}
     step = {name: np.ones(tensor.sized(n_items), tensor.dtype) for name, tensor in declared.items()}
     return model.finish(model.init(n_items, 0), SharedParams(step))
+
+
+def _bytes(shapes: Shapes) -> int:
+    return sum(np.dtype(dtype).itemsize * prod(shape) for dtype, shape in shapes.values())
 
 
 def _shapes(params: SharedParams) -> Shapes:

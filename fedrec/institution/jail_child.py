@@ -224,7 +224,8 @@ def _perform(spec: dict[str, Any], files: dict[str, int]) -> dict[str, Any]:
     rows = replace(rows, users=users, items=items)
     shared = decode(_read(files["base"]))
     private = decode(_read(files["private"])) if "private" in files else {}
-    done = perform(PlanText.parse(spec["plan"]), spec["kind"], spec["protocol"], rows, shared, private)
+    plan, scale = PlanText.parse(spec["plan"]), spec.get("scale")
+    done = perform(plan, spec["kind"], spec["protocol"], rows, shared, private, scale)
     if done.update is not None:
         _write(files["update"], encode(done.update))
     if done.state is not None:

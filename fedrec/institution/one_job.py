@@ -13,7 +13,7 @@ from fedrec.errors import DataError, Refused
 from fedrec.exchange.passport import sign
 from fedrec.exchange.plan import PlanText
 from fedrec.exchange.wire import encode
-from fedrec.institution.incoming import check_model, checked_lists
+from fedrec.institution.incoming import check_model, checked_made
 from fedrec.institution.jail import Report
 from fedrec.institution.ledger import RequestRow
 from fedrec.institution.outgoing import numbers_of, update_of
@@ -30,6 +30,7 @@ from fedrec.institution.task_files import (
     private_of,
     rest_of,
     run_in_jail,
+    scale_of,
     state_path,
 )
 from fedrec.institution.trouble import check_room
@@ -81,15 +82,15 @@ def perform(
         detail.update(ms=int(1000 * report.seconds), data_version=store.version)
         if task.kind == "train":
             return _release(site, row, task, permit, plan, limits, store, folder, report, detail)
-        numbers, said = numbers_of(plan, store, report.body)
+        numbers, said = numbers_of(plan, store, report.body, scale_of(site.folder, plan))
         if task.kind == "evaluate":
             detail.update(sha256=said)
             keep_base(site, row, task)
         if task.kind == "publish":
-            lists = folder / "state"
-            lists.write_bytes(checked_lists(lists, store.n_users, store.n_items))
+            made = checked_made(plan, folder / "state", store.n_users, store.n_items)
             shared = base_of(site, row, task)
-            Published(site.state).install(row, task, shared, lists, store, permit["id"], site.now())
+            Published(site.state).install(row, task, shared, made, store, permit["id"], site.now())
+            detail.update(serves="own" if made.own else "shared", compared=made.ndcg is not None)
         return {"status": "done", "numbers": numbers}
     finally:
         shutil.rmtree(folder, ignore_errors=True)

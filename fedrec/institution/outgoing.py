@@ -107,8 +107,13 @@ def packed(
     return data, kept
 
 
-def numbers_of(plan: PlanText, store: Store, body: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+def numbers_of(
+    plan: PlanText, store: Store, body: Mapping[str, Any], scale: tuple[float, float] | None = None
+) -> tuple[dict[str, Any], str]:
     """The sums that an evaluate task reported, and the SHA-256 of their JSON with sorted keys.
+
+    Args:
+        scale: lowest and highest rating, of a model that predicts ratings.
 
     Raises:
         Refused: `guard.` and what is wrong with them.
@@ -117,7 +122,7 @@ def numbers_of(plan: PlanText, store: Store, body: Mapping[str, Any]) -> tuple[d
     if plan.model["name"] in OUTCOMES:
         numbers = check_outcomes(body.get("numbers"), store.n_rows)
     else:
-        numbers = check_sums(body.get("numbers"), store.n_users)
+        numbers = check_sums(body.get("numbers"), store.n_users, (store.n_rows, scale[1] - scale[0]) if scale else None)
     return numbers, numbers_sha256(numbers)
 
 

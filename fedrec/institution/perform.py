@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,10 +13,13 @@ from fedrec.core.optim import from_settings
 from fedrec.core.params import Array, PrivateParams, SharedParams
 from fedrec.exchange.plan import VALIDATION, PlanText
 from fedrec.institution import work
+from fedrec.institution.personal import compared
 from fedrec.models import from_plan
+from fedrec.models.base import Model
 from fedrec.models.local import LocalEpochs
 
 LIST_LENGTH = 100  # items in the lists that a published model makes for every user
+OWN = "own."  # before the names of what belongs to the institution's own model
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +28,13 @@ class Done:
 
     Args:
         update: the contribution; None but for train.
-        state: what stays at the institution: private parameters (train) or recommendation lists (publish).
+        state: what stays at the institution: private parameters (train), or recommendation lists and perhaps a model of
+            its own (publish).
         rows: rows that were trained on; 0 but for train.
         users: users who have such rows.
         numbers: sums over users by scope; empty but for evaluate.
         measures: numbers that leave beside the update, by name; empty but for train.
+        listed: by scope, in how many lists of ten each item stands; never leaves, empty but for evaluate.
     """
 
     update: dict[str, Array] | None = None
@@ -38,6 +43,7 @@ class Done:
     users: int = 0
     numbers: dict[str, Any] = field(default_factory=dict)
     measures: dict[str, float] = field(default_factory=dict)
+    listed: dict[str, Array] = field(default_factory=dict)
 
 
 def perform(
@@ -47,6 +53,7 @@ def perform(
     rows: Interactions,
     shared: Mapping[str, Array],
     private: Mapping[str, Array],
+    scale: Sequence[float] | None = None,
 ) -> Done:
     """Train, evaluate or make lists, as `kind` says.
 
@@ -54,6 +61,7 @@ def perform(
         protocol: which rows are trained on, or how the model is evaluated.
         rows: all rows of the institution, with features; the split is made here.
         private: what the round before left at this institution; empty in round 0.
+        scale: lowest and highest rating, for a model that predicts ratings.
     """
     model, local = from_plan(plan.model), LocalEpochs.from_table(plan.local)
     users, items = (getattr(rows, of) if of in plan.features else None for of in ("users", "items"))
@@ -70,8 +78,27 @@ def perform(
             return work.train_alone(model, rows, protocol, plan.rounds, optimiser, plan.seed, local)
 
         yardstick = None if protocol == VALIDATION else alone  # many models are validated, one is evaluated
-        return Done(numbers=work.evaluate(model, rows, protocol, base, own, plan.seed, yardstick))
+        listed: dict[str, Array] = {}
+        least_most = (float(scale[0]), float(scale[1])) if scale else None
+        numbers = work.evaluate(model, rows, protocol, base, own, plan.seed, yardstick, least_most, listed)
+        return Done(numbers=numbers, listed=listed)
     lists = work.top_items(model, rows, base, own, min(LIST_LENGTH, rows.n_items))
     counts = base.tensors.get("counts", np.bincount(rows.item, minlength=rows.n_items))
     popular = np.lexsort((np.arange(rows.n_items), -counts))[:LIST_LENGTH].astype(np.int32)
-    return Done(state={"lists": lists, "popular": popular})
+    return Done(state={"lists": lists, "popular": popular} | _beside(model, rows, base, protocol, plan.seed))
+
+
+def _beside(model: Model, rows: Interactions, shared: SharedParams, protocol: str, seed: int) -> dict[str, Array]:
+    """The institution's own model and its lists where it is to be kept, and what was compared: `personal.compared`.
+
+    All is made whatever the verdict, so that the time it takes says nothing about it.
+    """
+    try:
+        found = compared(model, rows, shared, protocol, seed)
+        if found is None:
+            return {}
+        lists = work.top_items(model, rows, found.own, PrivateParams({}), min(LIST_LENGTH, rows.n_items))
+    except MemoryError:  # the lists that were asked for are there
+        return {}
+    own = {f"{OWN}{name}": array for name, array in found.own.tensors.items()} | {f"{OWN}lists": lists}
+    return {"ndcg": np.array(found.ndcg), **(own if found.keep else {})}

@@ -23,9 +23,12 @@ from fedrec.institution.work import scorer
 from fedrec.models.base import Model
 from fedrec.models.sequential import STEPS, Sequential
 
+MOST_ITEMS = 3000  # to compare at publishing: four inversions of this size take ten seconds
+LEAST_USERS = 20  # with a validation row: of fewer, two standard errors say nothing
 GAMMAS = (0.0, 0.5, 1.0, 2.0, 3.0)
 NOISE = 2.0  # standard errors of a paired difference
 NAMES = ("ease", "sequential", "default")
+STATISTICS = (*NAMES, "popularity", "itemcf", "usercf")  # what an institution can train alone at once
 _NONE = PrivateParams({})
 
 
@@ -55,6 +58,63 @@ class Personal:
         return f"{verdict} (validation NDCG@10: {scores})"
 
 
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """The shared model beside the institution's own, on its own validation rows.
+
+    Args:
+        own: the own model, of all rows.
+        keep: whether the shared one loses by more than NOISE standard errors of the paired difference.
+        ndcg: NDCG@10 of the shared one, and of the own.
+    """
+
+    own: SharedParams
+    keep: bool
+    ndcg: tuple[float, float]
+
+
+def compared(model: Model, rows: Interactions, shared: SharedParams, protocol: str, seed: int) -> Compared | None:
+    """Whether the institution's own model serves its users better; None where it cannot be told here and now.
+
+    Where the shared model was trained on the validation rows, these are first taken out of it. They cannot be taken
+    out of itemcf, which has forgotten the sums: it is compared as it is, and its memory of them speaks for it.
+
+    Args:
+        rows, protocol, seed: as in `personal`.
+    """
+    if model.name not in STATISTICS or (model.name != "popularity" and rows.n_items > MOST_ITEMS):
+        return None
+    start, parts = model.init(rows.n_items, seed), split(rows, "validation", seed)
+    if len(np.unique(parts.held.user)) < LEAST_USERS:
+        return None
+    with one_thread():
+        train = _own(model, parts.train, start)
+        clean = shared
+        if protocol not in ("p1", "p2") and model.name != "itemcf":
+            trained = _own(model, split(rows, protocol, seed).train, start)
+            try:
+                total = statistic(model, shared)
+            except WrongInput:  # there is noise in it
+                return None
+            if any(float((total[n] - trained[n] + train[n]).min()) < -0.01 for n in total):
+                return None  # it was not trained on these rows
+            clean = _made(model, start, (1.0, total), (-1.0, trained), (1.0, train))
+        ours, alone = _gains(model, parts, clean), _gains(model, parts, _made(model, start, (1.0, train)))
+        own = _made(model, start, (1.0, _own(model, rows, start)))
+    return Compared(own, _wins(alone - ours), (float(ours.mean()), float(alone.mean())))
+
+
+def _own(model: Model, rows: Interactions, start: SharedParams) -> Mapping[str, Array]:
+    """The institution's statistic of these rows."""
+    return model.fit_site(rows, start, _NONE)[0].tensors
+
+
+def _made(model: Model, start: SharedParams, *terms: tuple[float, Mapping[str, Array]]) -> SharedParams:
+    """The model of a weighted sum of statistics."""
+    mixed = {name: sum(w * each[name].astype(np.float64) for w, each in terms) for name in terms[0][1]}
+    return model.finish(start, SharedParams({n: a.astype(np.float32) for n, a in mixed.items()}))  # type: ignore[union-attr]
+
+
 def personal(model: Model, rows: Interactions, shared: SharedParams, protocol: str, seed: int) -> Personal:
     """The model for this institution's own users.
 
@@ -72,25 +132,17 @@ def personal(model: Model, rows: Interactions, shared: SharedParams, protocol: s
     with one_thread():
         total, start = statistic(model, shared), model.init(rows.n_items, seed)
         parts = split(rows, "validation", seed)
-
-        def own(which: Interactions) -> dict[str, Array]:
-            return dict(model.fit_site(which, start, _NONE)[0].tensors)
-
-        def made(*terms: tuple[float, Mapping[str, Array]]) -> SharedParams:
-            mixed = {n: sum(w * t[n].astype(np.float64) for w, t in terms) for n in total}
-            return model.finish(start, SharedParams({n: a.astype(np.float32) for n, a in mixed.items()}))  # type: ignore[union-attr]
-
-        trained, train, whole = own(split(rows, protocol, seed).train), own(parts.train), own(rows)
+        trained, train, whole = (_own(model, r, start) for r in (split(rows, protocol, seed).train, parts.train, rows))
         clean = {n: total[n] - trained[n] + train[n] for n in total}
         if min(float(clean[n].min()) for n in clean) < 0:
             raise WrongInput("the served model was not trained on this institution's rows as they are here")
-        gains = {g: _gains(model, parts, made((1.0, clean), (g, train))) for g in GAMMAS}
-        alone = _gains(model, parts, made((1.0, train)))
+        gains = {g: _gains(model, parts, _made(model, start, (1.0, clean), (g, train))) for g in GAMMAS}
+        alone = _gains(model, parts, _made(model, start, (1.0, train)))
         gamma = max(GAMMAS, key=lambda g: gains[g].mean())
         if not _wins(gains[gamma] - gains[0.0]):
             gamma = 0.0
         keep_own = _wins(alone - gains[gamma])
-        found = made((1.0, whole)) if keep_own else made((1.0, total), (gamma, whole))
+        found = _made(model, start, *([(1.0, whole)] if keep_own else [(1.0, total), (gamma, whole)]))
     ndcg = {"shared": gains[0.0], "personal": gains[gamma], "local": alone}
     return Personal(
         shared if gamma == 0.0 and not keep_own else found,
@@ -103,11 +155,13 @@ def statistic(model: Model, shared: SharedParams) -> dict[str, Array]:
     """The sums over all institutions from which a finished model was made; whole numbers.
 
     EASE: with M = (I - B)^-1, G_ij + l2 [i = j] = M_ij (G_ii + l2) / M_ii, and G_ii are the counts.
-    Sequential: C = W (n_i^a n_j^b + 1).
+    Sequential: C = W (n_i^a n_j^b + 1). Popularity and user CF are their sums, whole or not.
 
     Raises:
         WrongInput: not one of NAMES, or what comes out are no counts: noise was added, or it is another model.
     """
+    if model.name in ("popularity", "usercf"):  # the model is the statistic
+        return dict(shared.tensors)
     if model.name not in NAMES:
         raise WrongInput(f"{model.name} cannot be personalised; {', '.join(NAMES)} can")
     known, found = shared.tensors, dict[str, NDArray[Any]]()

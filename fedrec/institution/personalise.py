@@ -48,6 +48,6 @@ def personalise(folder: Path) -> dict[str, Any]:
             best = work.top_items(model, rows, found.shared, PrivateParams({}), min(LIST_LENGTH, rows.n_items))
             how = {"personal": verdict if found.gamma is None else f"gamma {found.gamma:g}"}
             made = {"lists": best, "popular": np.asarray(lists["popular"])}
-            number = published.add({**facts, **how}, encode(found.shared.tensors), encode(made))
+            number = published.add({**facts, **how, "items": rows.n_items}, encode(found.shared.tensors), encode(made))
         said.update(verdict=verdict, gamma=f"{found.gamma}", number=number or 0)
     return {"verdict": verdict, "gamma": found.gamma, "ndcg": found.ndcg, "text": found.text(), "number": number}

@@ -13,17 +13,20 @@ from typing import Any
 
 import numpy as np
 
+from fedrec.core.metrics import CUT, spread
 from fedrec.core.params import Array
 from fedrec.errors import WrongInput
 from fedrec.exchange.plan import PlanText
 from fedrec.exchange.wire import decode
+from fedrec.institution.incoming import Made
 from fedrec.institution.ledger import RequestRow
 from fedrec.institution.permit import Task
 from fedrec.institution.store import Store
 
 KEPT = 5  # models
 _OLDER = ("scientist", "request", "permit", "published_at")  # what a model of an older fedrec does not say
-_UNKNOWN = {"number": 0, "users": 0, **dict.fromkeys(_OLDER, "")}
+_SINCE = ("compared", "coverage@10", "gini@10")
+_UNKNOWN = {"number": 0, "users": 0, **dict.fromkeys(_OLDER, ""), **dict.fromkeys(_SINCE)}
 _ONE = threading.Lock()  # one installation at a time, so that none clears another's folder away
 
 
@@ -34,28 +37,25 @@ class Published:
         self._state, self._folder = state, state / "models"
 
     def install(
-        self, row: RequestRow, task: Task, shared: Path, lists: Path, store: Store, permit: str = "", at: str = ""
+        self, row: RequestRow, task: Task, shared: Path, made: Made, store: Store, permit: str = "", at: str = ""
     ) -> None:
         """Put a model and its users' lists in place, then point to it; a reader sees the old one or the new one.
+
+        Where the institution's own model serves its users better, that is put beside it and pointed to.
 
         Args:
             permit: id of the permit that it is published under.
             at: the site's time.
         """
         with _ONE:
-            self._install(row, task, shared, lists, store, permit, at)
+            self._install(row, task, shared, made, store, permit, at)
 
     def _install(
-        self, row: RequestRow, task: Task, shared: Path, lists: Path, store: Store, permit: str, at: str
+        self, row: RequestRow, task: Task, shared: Path, made: Made, store: Store, permit: str, at: str
     ) -> None:
-        target, fresh = self._folder / f"{task.base[:16]}-{task.nonce[:16]}", self._folder / f".{task.nonce}"
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir(mode=0o700, parents=True)
-        shutil.copyfile(shared, fresh / "shared.safetensors")
-        made = decode(lists.read_bytes())["lists"]
-        os.replace(lists, fresh / "lists.safetensors")
-        known, plan = self.versions(), PlanText.parse(row.plan)
-        facts = {
+        target = self._folder / f"{task.base[:16]}-{task.nonce[:16]}"
+        known, plan = [one for one in self.versions() if one["folder"] != target.name], PlanText.parse(row.plan)
+        facts: dict[str, Any] = {
             "model": task.base,
             "plan": row.fingerprint,
             "name": row.name,
@@ -64,38 +64,51 @@ class Published:
             "seed": plan.seed,
             "run": task.run,
             "data_version": store.version,
+            "items": store.n_items,
             "scientist": row.scientist,
             "request": row.id,
             "permit": permit,
             "published_at": at,
-            "users": int((np.asarray(made) >= 0).any(axis=1).sum()),
             "number": 1 + max((int(one["number"]) for one in known), default=0),
+            "compared": None if made.ndcg is None else {"shared": made.ndcg[0], "own": made.ndcg[1]},
         }
-        (fresh / "model.json").write_text(json.dumps(facts))
-        if target.exists():  # the same job, repeated after a crash: the same files
-            shutil.rmtree(fresh)
-        else:
-            os.replace(fresh, target)
+        self._put(target, facts, shared, made.lists)
+        if made.own is not None:
+            target = self._folder / f"{task.base[:16]}-{task.nonce[16:32]}"
+            more = {"personal": "local", "number": facts["number"] + 1}
+            self._put(target, {**facts, **more}, made.own[0], made.own[1])
         self._point(target.name)
         keep = {one["folder"] for one in self.versions()[-KEPT:]} | set(self._history()[:2])
         for rest in self._folder.iterdir():  # the one before stays for those who read it now, and for a rollback
             if rest.is_dir() and rest.name not in keep:
                 shutil.rmtree(rest, ignore_errors=True)
 
+    def _put(self, target: Path, facts: Mapping[str, Any], shared: Path | bytes, lists: bytes) -> None:
+        """A model's folder, there whole or not at all; after a crash the same job brings the same files again."""
+        fresh = self._folder / f".{target.name}"
+        shutil.rmtree(fresh, ignore_errors=True)  # of a crash or a full disk
+        fresh.mkdir(mode=0o700, parents=True)
+        if isinstance(shared, bytes):
+            (fresh / "shared.safetensors").write_bytes(shared)
+        else:
+            shutil.copyfile(shared, fresh / "shared.safetensors")
+        (fresh / "lists.safetensors").write_bytes(lists)
+        (fresh / "model.json").write_text(json.dumps({**facts, **_of_lists(lists, facts["items"])}))
+        if target.exists():
+            shutil.rmtree(fresh)
+        else:
+            os.replace(fresh, target)
+
     def add(self, facts: Mapping[str, Any], shared: bytes, lists: bytes) -> int:
         """Keep a model that was made here from a published one, without serving it; its number.
 
         Args:
-            facts: those of the published one, and what was done to it.
+            facts: those of the published one with `items`, the catalogue's length, and what was done to it.
         """
         with _ONE:
             number = 1 + max((int(one["number"]) for one in self.versions()), default=0)
-            fresh = self._folder / f".{secrets.token_hex(16)}"
-            fresh.mkdir(mode=0o700)
-            (fresh / "shared.safetensors").write_bytes(shared)
-            (fresh / "lists.safetensors").write_bytes(lists)
-            (fresh / "model.json").write_text(json.dumps({**facts, "number": number}))
-            os.replace(fresh, self._folder / f"{facts['model'][:16]}-{fresh.name[1:17]}")
+            target = self._folder / f"{facts['model'][:16]}-{secrets.token_hex(8)}"
+            self._put(target, {**facts, "number": number}, shared, lists)
         return number
 
     def versions(self) -> list[dict[str, Any]]:
@@ -187,3 +200,25 @@ class Published:
         folder = self._folder / facts["folder"]
         shared, lists = ((folder / f"{name}.safetensors").read_bytes() for name in ("shared", "lists"))
         return facts, decode(shared), decode(lists)
+
+
+def _of_lists(lists: bytes, n_items: int) -> dict[str, Any]:
+    """For how many users there are lists, and how their first ten spread over the catalogue."""
+    made = decode(lists)["lists"]
+    best = made[:, :CUT]
+    times = np.bincount(best[best >= 0], minlength=n_items)
+    return {"users": int((made >= 0).any(axis=1).sum()), **spread(times)}
+
+
+def said_of(facts: Mapping[str, Any]) -> str:
+    """What the owner reads of a model besides who published it: what was compared, and how its lists spread."""
+    words = []
+    if facts.get("personal"):
+        words.append("the institution's own" if facts["personal"] == "local" else facts["personal"])
+    if facts["compared"] is not None:
+        words.append("validation NDCG@10: shared {shared:.4f}, own {own:.4f}".format(**facts["compared"]))
+    else:
+        words.append("not compared with an own one")
+    if facts["coverage@10"] is not None:
+        words.append(f"lists: coverage {facts['coverage@10']:.0%}, Gini {facts['gini@10']:.2f}")
+    return "; ".join(words)

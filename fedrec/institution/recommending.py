@@ -40,12 +40,14 @@ class Recommended:
         titles: as the catalogue has them, of these items and of those in the reasons, by id.
         how: "list" as made when the model was published, "folded" in from the user's rows now, or "popular".
         reasons: by item, the user's own items that by themselves speak most for it; empty when not asked for.
+        model: "shared" by all institutions, "personal" (bent towards this one's users), or this one's "own".
     """
 
     items: list[str]
     titles: dict[str, str]
     how: Literal["list", "folded", "popular"]
     reasons: list[list[str]]
+    model: Literal["shared", "personal", "own"] = "shared"
 
     @property
     def known(self) -> bool:
@@ -102,6 +104,8 @@ class Recommender:
         self._known = ItemFacts(consortium.catalogue_path, self.store)
         self._free: dict[tuple[str, ...], NDArray[np.bool_]] = {}  # of the last filters
         self._at = {item: place for place, item in enumerate(self.items)}
+        how = self.facts.get("personal")
+        self._which: Literal["shared", "personal", "own"] = "own" if how == "local" else "personal" if how else "shared"
         table = self.facts.get("table") or {"name": "own"}  # an older fedrec did not keep it
         self._model: Model | None = None if table["name"] == "own" else from_plan(table)
         counts = shared.get("counts")
@@ -160,7 +164,7 @@ class Recommender:
         titles = {
             item: self._known.titles[self._at[item]] for item in [*items, *(one for why in reasons for one in why)]
         }
-        return Recommended(items, titles, how, reasons)
+        return Recommended(items, titles, how, reasons, self._which)
 
     def _folded(self, mine: Interactions, free: NDArray[np.bool_], k: int) -> list[int]:
         """The best free items by the user's rows, equal scores by item index; at least `k` when there are so many."""

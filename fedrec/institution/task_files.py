@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import fedrec
-from fedrec.config import Limits
+from fedrec.config import Limits, SchemaConfig
 from fedrec.errors import Refused
 from fedrec.exchange.plan import PlanText
 from fedrec.institution.jail import JailLimits, Report
@@ -22,6 +22,7 @@ from fedrec.institution.permit import Task
 from fedrec.institution.review import status_of
 from fedrec.institution.site import Site
 from fedrec.institution.store import Store
+from fedrec.models import RATINGS
 
 # how long a file may lie in the data plane, by its permit's status; docs/threat-model.md promises it. The hour is for a
 # driver that crashed and asks for its last answer again.
@@ -46,9 +47,9 @@ def run_in_jail(
     Raises:
         Refused: `task.base`, `task.round`, or what the jail says.
     """
-    spec = {"plan": row.plan, "kind": task.kind, "protocol": task.protocol}
-    before = private_of(site, row, task)
     plan = PlanText.parse(row.plan)
+    spec = {"plan": row.plan, "kind": task.kind, "protocol": task.protocol, "scale": scale_of(site.folder, plan)}
+    before = private_of(site, row, task)
     lost = not before.exists() or (plan.packs is not None and not rest_of(before).exists())
     due = trained_before(site, row, task) if plan.schedule else task.round  # no schedule: every site in every round
     if task.kind == "train" and lost and due:
@@ -67,9 +68,15 @@ def run_in_jail(
         return jail.run(job, spec, files, bounds_of(limits, store.n_users))
 
 
+def scale_of(folder: Path, plan: PlanText) -> tuple[float, float] | None:
+    """The lowest and highest rating that the institution's schema allows, where the plan's model predicts ratings."""
+    rating = SchemaConfig.load(folder / "schema.toml").rating if plan.model["name"] in RATINGS else None
+    return None if rating is None else (rating.min, rating.max)
+
+
 def bounds_of(limits: Limits, n_users: int) -> JailLimits:
     """The limits of one job; a file may be an update, a state or lists, and is looked at closer when it is written."""
-    size = int(10**6 * max(limits.megabytes, limits.state_mb)) + 4 * LIST_LENGTH * n_users + 10**8
+    size = int(10**6 * max(limits.megabytes, limits.state_mb)) + 8 * LIST_LENGTH * n_users + 10**8
     return JailLimits(60 * limits.minutes, limits.memory_mb * 10**6, size, limits.tell_errors)
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fedrec.core import outcomes
 from fedrec.core.interactions import Interactions
-from fedrec.core.metrics import Scorer, Sums, by_rows, measure, measured, users_at_once
+from fedrec.core.metrics import Scorer, Sums, by_rows, errors, measure, measured, users_at_once
 from fedrec.core.optim import Optimiser
 from fedrec.core.outcomes import Outcomes
 from fedrec.core.params import PrivateParams, SharedParams, moved
@@ -101,6 +101,8 @@ def evaluate(
     private: PrivateParams,
     seed: int,
     alone: Callable[[], tuple[SharedParams, PrivateParams]] | None,
+    scale: tuple[float, float] | None = None,
+    listed: dict[str, NDArray[np.int64]] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Sums over this institution's users: how well the held-out items are found.
 
@@ -108,6 +110,8 @@ def evaluate(
         shared: a model trained under the same protocol.
         private: what its last round left here.
         alone: makes the local-only model, see `train_alone`; None leaves "local" out.
+        scale: lowest and highest rating; without it a model of ratings is not judged by its errors.
+        listed: gets, by scope, in how many users' ten best each item stands; it is no part of what may leave.
 
     Returns:
         By scope (federated, local, popularity) what core.metrics.Sums.as_dict holds, or Outcomes.as_dict; and by
@@ -135,11 +139,20 @@ def evaluate(
             return {scope: sums.as_dict() for scope, sums in judged.items()}
         scorers = {scope: scorer(model, parts.train, *each) for scope, each in trained.items()}
         scorers["popularity"] = same_for_all
-        values = {scope: measured(score, parts, protocol, seed) for scope, score in scorers.items()}
+        values, off = {}, {}
+        for scope, score in scorers.items():
+            times = np.zeros(rows.n_items, dtype=np.int64)
+            values[scope] = measured(score, parts, protocol, seed, times)
+            if listed is not None:
+                listed[scope] = times
+        if scale is not None and getattr(model, "rates", False):
+            off = {scope: errors(scorers[scope], parts, scale) for scope in trained}
     groups = {} if protocol == "validation" else by_rows(parts)
     ours, everybody = values["federated"], np.ones(len(values["federated"]), dtype=np.bool_)
     return {
-        scope + group: Sums.of(each[who], None if scope == "federated" else ours[who]).as_dict()
+        scope + group: Sums.of(
+            each[who], None if scope == "federated" else ours[who], off[scope][who] if scope in off else None
+        ).as_dict()
         for group, who in {"": everybody, **groups}.items()
         for scope, each in values.items()
     }

@@ -75,6 +75,7 @@ _CLASSES = {
 _FILES = {cls: name.replace("-", "_") for name, cls in _CLASSES.items()} | {"OwnModel": "own", "LocalEpochs": "local"}
 NAMES = tuple(_CLASSES)
 OUTCOMES = ("logistic",)  # judged by core.outcomes, not by ranks
+RATINGS = ("mf-explicit",)  # judged by the errors of predicted ratings too
 
 
 def __getattr__(name: str) -> Any:

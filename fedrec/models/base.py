@@ -33,6 +33,7 @@ class Model(Protocol):
             users; private arrays with one row per user are then named `users`, `users_...`.
 
     A model of yes/no outcomes has `outcome = True` and `probability(rows, shared)` besides, see core.outcomes.
+    A model whose scores are ratings has `rates = True`: it is judged by its errors too, see `metrics.errors`.
     A statistic model may also have `centre`: settings that only `finish` reads, so that one release serves all of them.
     """
 

@@ -39,6 +39,7 @@ class MFExplicit:
     rounds_default: ClassVar[int] = 15
     aggregator_default: ClassVar[str] = "sum"
     by_user: ClassVar[bool] = True
+    rates: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         positive(self, "factors", "ridge")

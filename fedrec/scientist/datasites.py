@@ -6,7 +6,7 @@ import json
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from itertools import repeat
 from pathlib import Path
@@ -96,8 +96,9 @@ class Datasites:
         from fedrec.scientist.syft_client import quiet
 
         with quiet():
-            ids = list(self._pool.map(one, asked.items()))
-        return Requests(self, plan, dict(zip(asked, ids, strict=True)))
+            sent = [self._pool.submit(one, item) for item in asked.items()]
+            wait(sent)  # all of them, also when one refuses: later, what PySyft prints would be seen
+        return Requests(self, plan, dict(zip(asked, (answer.result() for answer in sent), strict=True)))
 
     def _asked(self, plan: Plan) -> tuple[str, ...]:
         """The sites that a plan is for, in their order.

@@ -54,7 +54,8 @@ def score_table(answers: Sequence[Answer]) -> pd.DataFrame:
         total = sum(sums.values(), start=kind())
         for site, part in (*sums.items(), ("all", total)):
             rows.append({"scope": scope, "institution": site, **part.means(), "users": part.users})
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    return table.drop(columns=[name for name in ("rmse", "mae") if name in table and table[name].isna().all()])
 
 
 def chief(columns: Collection[str]) -> str:

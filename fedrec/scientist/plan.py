@@ -188,7 +188,7 @@ class Plan:
         if unknown := set(norms) - set(leaves):
             raise WrongInput(f"norms: an update has no array {sorted(unknown)[0]}")
         return PlanText(
-            name=self.name or model.name,
+            name=self.name or model.name.replace("-", "_"),
             purpose=self.purpose,
             model=models.table_of(model),
             aggregator=aggregation.settings_of(self.merges),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fedrec.core.interactions import Interactions
-from fedrec.core.metrics import NEGATIVES, Sums, _sampled, measure, ranks, summed
+from fedrec.core.metrics import NEGATIVES, Sums, _sampled, errors, measure, measured, ranks, spread, summed
 from fedrec.core.split import split
 
 NAN = float("nan")
@@ -89,6 +89,37 @@ def test_sums_of_two_institutions_add_up_and_nobody_has_no_mean():
     assert one + two == Sums(5, 3.0, 1.5, 3.0)
     assert Sums.from_dict((one + two).as_dict()) == one + two
     assert set(Sums().means().values()) == {None}
+
+
+def test_errors_of_predicted_ratings_by_hand():
+    """Held are the last rows, rated 4, 1 and 3; 4.5 is off by .5, 9 counts as 5 and so by 4, no number by 2 (to 1 or 5)."""
+    rows = interactions([[0, 1, 2], [0, 1, 3], [1, 2, 0], [3, 2]], 4)  # two rows: not evaluated
+    rows.rating[[2, 5, 8]] = 4, 1, 3
+    scores = np.zeros((4, 4))
+    scores[[0, 1, 2], [2, 3, 0]] = 4.5, 9, NAN
+    off = errors(lambda low, high: scores[low:high], split(rows, "p1", 0), (1.0, 5.0))
+    assert off.tolist() == [[1, 0.25, 0.5], [1, 16, 4], [1, 4, 2]]
+    sums = Sums.of(np.zeros((3, 9)), None, off)
+    assert (sums.means()["rmse"], sums.means()["mae"]) == (pytest.approx((20.25 / 3) ** 0.5), pytest.approx(6.5 / 3))
+    assert (sums + sums).means() == sums.means()
+    assert Sums.of(np.zeros((3, 9))).means()["rmse"] is None  # of a model that ranks
+
+
+def test_coverage_and_gini_by_hand():
+    assert spread(np.array([3, 3, 3, 3])) == {"coverage@10": 1.0, "gini@10": 0.0}
+    # sorted 0 0 1 3, times -3 -1 1 3: 10 / (4 * 4)
+    assert spread(np.array([1, 0, 3, 0])) == {"coverage@10": 0.5, "gini@10": 0.625}
+    assert spread(np.zeros(4)) == {"coverage@10": None, "gini@10": None}
+
+
+def test_lists_are_counted_as_users_get_them():
+    """Two users of 13 items: the ten best of what they have not touched, the held-out item among them."""
+    rows, times = split(interactions([[0, 1, 2], [12, 11, 10]], 13), "p1", 0), np.zeros(13, dtype=np.int64)
+    measured(lambda low, high: np.tile(np.arange(13.0), (high - low, 1)), rows, "p1", 0, times)
+    assert times.tolist() == [0, 1, 1, *[2] * 8, 1, 1]  # of 2 to 12 and of 0 to 10, each without its worst
+    none = np.zeros(13, dtype=np.int64)
+    measured(lambda low, high: np.zeros((high - low, 13)), rows, "p2", 0, none)
+    assert not none.any()  # p2 has no lists
 
 
 def test_p2_ranks_among_99_items_that_the_user_never_touched():

@@ -119,7 +119,7 @@ def test_a_quorum_goes_on_without_a_site_whose_line_is_broken_and_takes_it_back(
     assert time.monotonic() - began < 8 * SILENCE
     with_it = ["borealis" in one["sites"] for one in run.log]
     assert with_it[:2] == [True, False]
-    assert with_it[-1], run.log
+    assert any(with_it[2:]), run.log
     assert {code for one in run.log for code in one.get("left_out", {}).values()} <= {"site.lost", "update.late"}
 
 

@@ -41,7 +41,7 @@ def test_an_application_with_the_token_gets_what_the_command_gives(application, 
     token = new_token(site.state)
     found = Recommender(site.folder).for_user("canary-0", 2)
     rows = [{"item": item, "title": found.titles[item]} for item in found.items]
-    assert post(application, token) == (200, {"known": True, "how": "list", "items": rows})
+    assert post(application, token) == (200, {"known": True, "how": "list", "model": "shared", "items": rows})
     status, answer = post(application, token, b'{"items": ["film-7", "film-6"], "k": 1, "explain": true}')
     assert (status, answer["how"], answer["items"][0]["item"]) == (200, "folded", "film-5")
     assert answer["items"][0]["because"] == []  # popularity has no reasons

@@ -134,6 +134,41 @@ def test_sums_over_users_are_taken():
     assert check_sums(grouped, 20) == grouped
 
 
+RATED = {**SUMS, "rated": 3, "squared": 17.0, "absolute": 5.0}  # errors 4, 1 and 0 on a scale 4 wide
+
+
+def test_sums_of_errors_are_taken_up_to_the_width_of_the_scale():
+    widest = {**SUMS, "rated": 3, "squared": 48.0, "absolute": 12.0}
+    for found in (RATED, widest, {**widest, "squared": 0, "absolute": 0}):
+        good = {"federated": found, "popularity": {**SUMS, "gap_squares": 0.0}}
+        assert check_sums(good, 3, (5, 4.0)) == good
+        assert code_of(check_sums, good, 3, (5, 3.3)) == ("" if not found["squared"] else "guard.numbers")
+        assert code_of(check_sums, good, 3) == "guard.numbers"  # of a model that ranks
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"rated": 2},  # three users have a held-out row each
+        {"rated": 6},  # the institution has five rows
+        {"rated": 3.0},
+        {"rated": True},
+        {"rated": 0},  # and yet errors
+        {"squared": 20.1},  # no more than 4 times the absolute ones
+        {"squared": 8.3},  # the mean's own square is 25 / 9
+        {"absolute": 12.1, "squared": 48.0},
+        {"absolute": -1.0},
+        {"absolute": float("nan")},
+        {"squared": float("inf")},
+        {"squared": "17"},
+        {"squared": 10**400},
+    ],
+    ids=str,
+)
+def test_sums_that_no_errors_can_have_are_refused(lie):
+    assert code_of(check_sums, {"federated": {**RATED, **lie}}, 3, (5, 4.0)) == "guard.numbers"
+
+
 @pytest.mark.parametrize(
     "lie",
     [

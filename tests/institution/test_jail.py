@@ -18,6 +18,8 @@ from fedrec.institution.guard import Guard
 from fedrec.institution.jail import Jail
 from fedrec.institution.jobs import Jobs
 from fedrec.institution.perform import perform
+from fedrec.models import MFExplicit
+from fedrec.scientist.plan import Plan
 
 # Each block runs through when it gets what it wants, and raises when the jail stops it.
 READS = {
@@ -252,10 +254,24 @@ def test_an_evaluation_written_by_own_code_releases_nothing_but_sums(numbers, si
     assert "canary" not in json.dumps(answer)
 
 
+def test_a_site_releases_the_errors_of_predicted_ratings_as_the_rehearsal_does(site, jobs):
+    plan = Plan(model=MFExplicit(factors=1), rounds=1, train=("p1",), evaluate=True)
+    start = plan.built.init(8, plan.seed).tensors
+    row = approved(site, plan.spec)
+    assert train(site, jobs, row, start)["status"] == "done"
+    numbers = train(site, jobs, row, start, kind="evaluate")["numbers"]
+    assert numbers["federated"]["rated"] == numbers["local"]["rated"] == 6
+    assert numbers["popularity"]["rated"] == 0
+    # from a mean of 0 every prediction is cut to 1, the lowest of the schema's scale; every rating is 4
+    assert (numbers["federated"]["squared"], numbers["federated"]["absolute"]) == (54.0, 18.0)
+    rehearsed = perform(plan.spec, "evaluate", "p1", site.store.rows(), start, {}, (1.0, 5.0))
+    assert numbers == rehearsed.numbers
+
+
 def test_control_without_the_guard_the_same_report_carries_data_out(site, jobs, monkeypatch):
     import fedrec.institution.outgoing as module
 
-    monkeypatch.setattr(module, "check_sums", lambda numbers, _: numbers)
+    monkeypatch.setattr(module, "check_sums", lambda numbers, *_: numbers)
     monkeypatch.setattr(module, "check_counts", lambda report, *_: (report["rows"], report["users"]))
     forged = "canary-1 liked film-3"
     row = approved(site, own(score=f'{FORGE}\nforge(\'{{"numbers": "{forged}"}}\')'))

@@ -17,7 +17,7 @@ from fedrec.exchange.plan import PlanText, Tensor
 from fedrec.exchange.wire import digest, encode
 from fedrec.institution import audit
 from fedrec.institution.commands import Commands
-from fedrec.institution.incoming import check_model
+from fedrec.institution.incoming import Made, check_model
 from fedrec.institution.permit import Task
 from fedrec.institution.published import KEPT, Published
 from fedrec.institution.recommending import Recommender
@@ -196,6 +196,7 @@ LISTS = {
     "no popular item": (GOOD, "np.full(8, -1, np.int32)", "", "guard.numbers"),
     "few popular ones": (GOOD, "np.arange(3, dtype=np.int32)", "", "guard.shape"),
     "something more": (GOOD, POPULAR, ", 'rows': rows.item", "guard.name"),
+    "a model of its own": (GOOD, POPULAR, ", 'own.v': np.zeros(8), 'ndcg': np.zeros(2)", "guard.name"),
     "a megabyte and more": (GOOD, POPULAR, ", 'rows': np.zeros(10**6)", "guard.bytes"),
     "nothing odd": (GOOD, POPULAR, "", None),
 }
@@ -216,7 +217,8 @@ def test_control_unchecked_lists_fail_in_the_face_of_the_user(site, tmp_path):
     row, base, lists = approved(site, own(publish=True)), tmp_path / "base", tmp_path / "lists"
     base.write_bytes(encode(VECTOR))
     lists.write_bytes(encode({"lists": np.full((5, 8), 8, np.int32), "popular": np.arange(8, dtype=np.int32)}))
-    Published(site.state).install(row, Task.parse(task(digest(VECTOR), "publish")), base, lists, site.store)
+    made = Made(lists.read_bytes())
+    Published(site.state).install(row, Task.parse(task(digest(VECTOR), "publish")), base, made, site.store)
     for user in ("canary-0", "canary-5"):
         with pytest.raises(IndexError):
             Recommender(site.folder).for_user(user, 3)

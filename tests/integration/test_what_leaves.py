@@ -120,7 +120,7 @@ def test_an_evaluation_releases_counts_and_sums_only(federation, owners, sites):
     assert groups <= {"", "few", "some", "many"}
     assert {scope.partition(":")[0] for scope in answer["numbers"]} == {"federated", "local", "popularity"}
     for sums in answer["numbers"].values():
-        kinds = {field.name: float for field in fields(Sums)} | {"users": int}
+        kinds = {field.name: float for field in fields(Sums)} | {"users": int, "rated": int}
         assert {name: type(value) for name, value in sums.items()} == kinds
         assert all(0 <= value <= sums["users"] <= 943 for value in sums.values())
     blobs = sites.all["aurora"].folder / "state" / "blobs"

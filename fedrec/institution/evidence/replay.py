@@ -27,7 +27,7 @@ from fedrec.institution.evidence.reconcile import database
 from fedrec.institution.outgoing import numbers_of, update_of
 from fedrec.institution.permit import stricter
 from fedrec.institution.store import Store
-from fedrec.institution.task_files import Runner, base_kept, bounds_of, open_features, rest_of
+from fedrec.institution.task_files import Runner, base_kept, bounds_of, open_features, rest_of, scale_of
 from fedrec.models import from_plan
 
 
@@ -129,7 +129,8 @@ class _Again:
             raise Refused(
                 "replay.base", f"the log has no round {number - 1} to start round {number} from", "Replay a whole run"
             )
-        spec = {"plan": self._plan_text, "kind": kind, "protocol": protocol}
+        scale = scale_of(self._state.parent, self._plan)
+        spec = {"plan": self._plan_text, "kind": kind, "protocol": protocol, "scale": scale}
         bounds = bounds_of(self._limits, self._store.n_users)
         base = self._base(str(detail["base"]))
         with ExitStack() as stack:
@@ -152,7 +153,7 @@ class _Again:
             after.replace(self._private(number))
             said = left.sha256
         else:
-            said = numbers_of(self._plan, self._store, report.body)[1]
+            said = numbers_of(self._plan, self._store, report.body, scale)[1]
         return Replayed(event["seq"], kind, event["run"], number, protocol, str(detail["sha256"]), said)
 
     def _private(self, number: int) -> Path:
