@@ -124,7 +124,7 @@ def test_the_denied_plan_ran_at_the_other_three_sites(told):
 def test_federated_equals_centralised_to_the_last_printed_digit(told):
     report, _, _, _ = told
     rows = {(row["model"], row["scope"]): row for row in report["table"] if row["institution"] == "all"}
-    for model in ("ease", "itemcf", "my_factors"):
+    for model in ("default", "itemcf", "my_factors"):
         for figure in ("p1_hr@10", "p1_ndcg@10", "p3_ndcg@10"):
             assert rows[model, "federated"][figure] == pytest.approx(rows[model, "centralised"][figure], abs=1e-6)
 
@@ -132,8 +132,8 @@ def test_federated_equals_centralised_to_the_last_printed_digit(told):
 def test_federating_helps_over_training_alone(told):
     report, _, _, _ = told
     rows = {(row["model"], row["scope"]): row for row in report["table"] if row["institution"] == "all"}
-    assert rows["ease", "federated"]["p1_ndcg@10"] > rows["ease", "local"]["p1_ndcg@10"]
-    assert rows["ease", "federated"]["p1_ndcg@10"] > rows["ease", "popularity"]["p1_ndcg@10"]
+    assert rows["default", "federated"]["p1_ndcg@10"] > rows["default", "local"]["p1_ndcg@10"]
+    assert rows["default", "federated"]["p1_ndcg@10"] > rows["default", "popularity"]["p1_ndcg@10"]
 
 
 def test_every_byte_and_second_of_every_round_is_counted(told):
@@ -200,7 +200,7 @@ def test_every_owner_read_every_request_before_he_decided(told):
 def test_all_four_sites_serve_the_published_model_to_all_their_users(told):
     report, said, _, _ = told
     assert [(row["institution"], row["model"]) for row in report["published"]] == [
-        (site, report["models"]["ease"]) for site in report["institutions"]
+        (site, report["models"]["default"]) for site in report["institutions"]
     ]
     assert all(row["users"] > 50 for row in report["published"])
     assert sum(row["users"] for row in report["published"]) == said_users(said)

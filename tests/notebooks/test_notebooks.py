@@ -35,7 +35,7 @@ def lab(sites: Sites, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def executed(sites: Sites, lab: Path) -> dict[str, Any]:
-    """The notebooks with their outputs, by the first two characters of their names."""
+    """The notebooks with their outputs, by name."""
 
     def run(path: Path) -> Any:
         notebook = nbformat.read(path, as_version=4)
@@ -52,7 +52,7 @@ def executed(sites: Sites, lab: Path) -> dict[str, Any]:
         patch.setenv("IPYTHONDIR", str(lab / "ipython"))
         done = [run(first), *tabs.map(run, others), run(last)]
     assert [line for line in said if "approved" not in line] == []  # the other owners
-    return {path.stem[:2]: notebook for path, notebook in zip([first, *others, last], done, strict=True)}
+    return {path.stem: notebook for path, notebook in zip([first, *others, last], done, strict=True)}
 
 
 def text_of(cell: Any) -> str:
@@ -73,34 +73,40 @@ def final_table(notebook: Any) -> str:
 
 
 def test_the_institution_sees_its_report_its_site_and_a_plot(executed):
-    text = all_text(executed["01"])
+    text = all_text(executed["01_institution_hosts"])
     assert "ok    site.toml" in text
     assert re.search(r"data version [0-9a-f]{16}: (\d+) of \1 rows kept", text)
     assert "aurora: serves http://127.0.0.1:" in text
     assert "Logged into <aurora: High side Datasite> as <owner@aurora.example>" in text
     assert "mock-user-" in text
-    pictures = [output for output in executed["01"].cells[-2].outputs if "image/png" in output.get("data", {})]
+    pictures = [
+        output for output in executed["01_institution_hosts"].cells[-2].outputs if "image/png" in output.get("data", {})
+    ]
     assert len(pictures) == 1
 
 
 def test_the_owner_reads_the_scientists_code_and_decides_with_plain_pysyft(executed, sites):
-    text = all_text(executed["02"])
+    text = all_text(executed["02_owner_reviews"])
     assert "What will leave" in text
     assert re.search(r"^ +1  class MyFactors:$", text, re.MULTILINE)
     by_plan = {row["plan"]: row for row in listed(sites.all["aurora"])}
     assert {name: by_plan[name]["status"] for name in ("ease", "itemcf")} == {"ease": "approved", "itemcf": "denied"}
     assert by_plan["my_factors"]["permit"]["tasks"]["train"] == 25  # fifty were asked
-    assert "ease already has these counts" in final_table(executed["02"])
+    assert "ease already has these counts" in final_table(executed["02_owner_reviews"])
 
 
 def test_the_scientist_trains_with_three_cinemas_where_one_denied_and_meets_the_limit(executed):
-    text = all_text(executed["03"])
+    text = all_text(executed["03_scientist_trains"])
     assert "trained at borealis, cinema-lumen, delphi" in text
     assert "permit.rounds: aurora: all 25 train tasks of the permit are used" in text
 
 
 def test_federated_models_are_better_than_local_ones(executed):
-    rows = re.findall(r"^(ease|my_factors) +([\d.]+) +([\d.]+) +([\d.]+) +([\d.]+)$", final_table(executed["03"]), re.M)
+    rows = re.findall(
+        r"^(ease|my_factors) +([\d.]+) +([\d.]+) +([\d.]+) +([\d.]+)$",
+        final_table(executed["03_scientist_trains"]),
+        re.M,
+    )
     assert {row[0] for row in rows} == {"ease", "my_factors"}
     for _, *figures in rows:
         local_hr, federated_hr, local_ndcg, federated_ndcg = map(float, figures)
@@ -109,12 +115,12 @@ def test_federated_models_are_better_than_local_ones(executed):
 
 
 def test_the_auditor_may_do_little_and_finds_one_changed_byte(executed):
-    text = all_text(executed["04"])
+    text = all_text(executed["04_auditor"])
     assert "dataset.get_all" in text
     assert "every act has its event, every event its act" in text
     assert "missing: nothing | clashes: nothing" in text
     assert re.search(r"^0 +train +1 +([0-9a-f]{16}) +\1 +True$", text, re.M)
-    table = final_table(executed["04"])
+    table = final_table(executed["04_auditor"])
     assert "its copy, one letter changed: the event's content was changed" in table
     for row in (
         r"aurora's log +ok +None +0",
@@ -124,9 +130,31 @@ def test_the_auditor_may_do_little_and_finds_one_changed_byte(executed):
     ):
         assert re.search(rf"^{row}$", table, re.M), table
     pictures = [
-        out for cell in executed["04"].cells for out in cell.get("outputs", []) if "image/png" in out.get("data", {})
+        out
+        for cell in executed["04_auditor"].cells
+        for out in cell.get("outputs", [])
+        if "image/png" in out.get("data", {})
     ]
     assert len(pictures) == 1
+
+
+def test_seven_models_are_compared_with_a_sentence_for_each_cinema_and_the_articles_unit_learns(executed):
+    notebook = executed["05_models_compared"]
+    text = all_text(notebook)
+    (comparison,) = (text_of(cell) for cell in notebook.cells if "centralised\n" in text_of(cell))
+    rows = re.findall(r"^(\w+) +[\d.]+ +[\d.]+ +([\d.]+) +([\d.]+)$", comparison, re.M)
+    federated, centralised = {row[0]: row[1] for row in rows}, {row[0]: row[2] for row in rows}
+    assert list(federated) == ["popularity", "itemcf", "usercf", "ease", "sequential", "default", "mf"]
+    assert {name for name in federated if federated[name] != centralised[name]} <= {"mf"}
+    assert max(federated, key=lambda name: float(federated[name])) == "default"
+    verdict = r"(Yes|No|Cannot be told from chance)\b.*NDCG@10.*95 % interval"
+    for cinema in ("aurora", "borealis", "cinema-lumen", "delphi", "all together"):
+        assert re.search(rf"^{cinema} +{verdict}", text, re.M), cinema
+    losses = re.findall(r"^(?:\d|10) +([\d.]+) ", final_table(notebook), re.M)
+    assert len(losses) == 11
+    assert float(losses[-1]) < float(losses[0]) - 0.3
+    pictures = [out for cell in notebook.cells for out in cell.get("outputs", []) if "image/png" in out.get("data", {})]
+    assert len(pictures) == 3
 
 
 def test_no_output_holds_a_password_or_a_path_of_this_machine(executed, sites, lab):
