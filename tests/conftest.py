@@ -21,16 +21,7 @@ if TYPE_CHECKING:
     from fedrec.scientist.syft_client import SyftSite
 
 ROOT = Path(__file__).parents[1]
-SHARED = {"sites": "sites", "arena": "sites", "solo": "solo"}  # fixtures of sites that many files use
-FIRST = (
-    "sites",
-    "solo",
-    "test_demo.py",
-    "test_notebooks.py",
-    "test_canaries.py",
-    "test_run_every.py",
-    "test_every_operation.py",
-)
+LONG = {"test_demo", "test_notebooks", "test_canaries", "test_run_every", "test_demo_of_a_world"}
 
 
 def pytest_configure() -> None:
@@ -39,16 +30,9 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that share running sites go to one worker, the others file by file; what takes long begins first."""
-
-    def group(item: pytest.Item) -> str:
-        return next((SHARED[name] for name in SHARED if name in getattr(item, "fixturenames", ())), item.path.name)
-
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group(item)))
-    items.sort(key=lambda item: FIRST.index(group(item)) if group(item) in FIRST else len(FIRST))
+    """What takes minutes begins first, so that no worker of `make test` has it left at the end."""
+    items.sort(key=lambda item: item.path.stem not in LONG)
 
 
 @pytest.fixture(scope="session")
