@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || echo python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-TWO := -n 2 --dist loadfile --no-loadscope-reorder
+TWO := -n 2 --no-loadscope-reorder
 # what starts datasites, crashes, jails or long trainings is left to `make test`
 SLOW := tests/faults tests/attacks/test_tampering.py tests/models/test_figures.py \
 	$(wildcard tests/institution/test_jail*.py) $(patsubst %,tests/institution/test_%.py, \

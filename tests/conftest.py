@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import real_sites
 from real_sites import ADA_PASSWORD, BOB, BOB_PASSWORD, owner_password
+from xdist.scheduler import LoadScopeScheduling
 
 from fedrec.demo.sites import SCIENTIST, SiteProcess, Sites, prepare
 
@@ -28,6 +29,19 @@ def pytest_configure() -> None:
     """As in a terminal: a shell's background job, and nohup, have these ignored, and programs under test inherit it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+class ByFile(LoadScopeScheduling):
+    """A worker takes a whole file; one takes all that fill a machine with a job's processes, of which each user has few."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "jails" if "jail" in file or "requests_and_permits" in file else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    """How `make test` deals the tests to its two workers."""
+    return ByFile(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
