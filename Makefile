@@ -5,9 +5,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TWO := -n 2 --no-loadscope-reorder
 # what starts datasites, crashes, jails or long trainings is left to `make test`
-SLOW := tests/faults tests/attacks/test_tampering.py tests/models/test_figures.py \
+SLOW := tests/faults tests/attacks/test_tampering.py tests/test_worlds.py tests/test_outcome_worlds.py \
+	$(patsubst %,tests/models/test_%.py,figures breast_cancer cold_films) \
 	$(wildcard tests/institution/test_jail*.py) $(patsubst %,tests/institution/test_%.py, \
-	audit_commands doctor ledger pause quality revoke_instants selfattack store two_runs)
+	audit_commands doctor kept_own ledger pause quality revoke_instants selfattack store two_runs)
 
 .PHONY: help setup demo lab test test-fast coverage check clean lock pair
 
