@@ -316,7 +316,7 @@ def main() -> None:
     if asked.real:
         PARTS["slow"] = lambda _: slow_site.real(asked.movies)
     for name in asked.parts or PARTS:
-        print(f"\n{(PARTS[name].__doc__ or '').splitlines()[0]}", flush=True)
+        print(f"\n{(PARTS[name].__doc__ or name).splitlines()[0]}", flush=True)
         found[name] = []
         for row in PARTS[name](rows):
             if not found[name]:
