@@ -10,40 +10,24 @@ All rows of ML-100K at one institution, one thread each, the best of N. DIR hold
 from __future__ import annotations
 
 import argparse
-import csv
 import importlib
 import json
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
+from aggregation import ratings
 
 from fedrec import models
 from fedrec.core.interactions import Interactions
 from fedrec.core.params import Array, PrivateParams, SharedParams
 from fedrec.core.threads import one_thread
-from fedrec.datasets import get_ml100k
-from fedrec.institution.index import index_frame
 from fedrec.models.base import Model
 
 Row = dict[str, Any]
 NONE = PrivateParams({})
-
-
-def read(folder: Path | None) -> Interactions:
-    """ML-100K."""
-    with tempfile.TemporaryDirectory() as fetched:
-        if folder is None:
-            get_ml100k(Path(fetched))
-        source = folder or Path(fetched)
-        with open(source / "items.csv", encoding="utf-8", newline="") as file:
-            catalogue = [row["item"] for row in csv.DictReader(file)]
-        frame = pd.read_csv(source / "ratings.csv", dtype={"user": str, "item": str})
-    return index_frame(frame, catalogue).rows
 
 
 def best(repeats: int, *tasks: Callable[[], object]) -> list[float]:
@@ -124,7 +108,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     with one_thread():
-        rows = compare(read(given.movies), given.repeats)
+        rows = compare(ratings(given.movies), given.repeats)
     for row in rows:
         other = f"{row['theirs_s']:8.4f} s  ratio {row['ratio']:6.2f}" if row["ratio"] else "implicit is not installed"
         print(f"{row['what']:58} {row['ours_s']:8.4f} s  {other}")

@@ -14,8 +14,8 @@ from fedrec.core.interactions import Interactions
 from fedrec.core.params import Array, PrivateParams, SharedParams
 from fedrec.core.seeds import item_keys, mix, user_keys
 from fedrec.errors import WrongInput
+from fedrec.models.softmax import Settings, private_step
 
-BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # of the private Adam
 Tensors = Mapping[str, torch.Tensor]
 
 
@@ -55,15 +55,9 @@ def drawn(rows: Interactions, negatives: int, step: int) -> Pairs:
     )
 
 
-class Steps(Protocol):
-    """A model's settings of its private steps, as BPR and NeuMF state them."""
+class Steps(Settings, Protocol):
+    """The same with negatives for each pair, as BPR and NeuMF state them."""
 
-    @property
-    def steps(self) -> int: ...
-    @property
-    def private_lr(self) -> float: ...
-    @property
-    def user_decay(self) -> float: ...
     @property
     def negatives(self) -> int: ...
 
@@ -92,10 +86,7 @@ def fit(
         now = users.clone().requires_grad_(True)
         total = loss(now, fixed, drawn(rows, negatives, step)) + model.user_decay / 2 * (now**2).sum()
         (slope,) = torch.autograd.grad(total, now)
-        mean.mul_(BETA1).add_(slope, alpha=1 - BETA1)
-        square.mul_(BETA2).addcmul_(slope, slope, value=1 - BETA2)
-        root = (square / (1 - BETA2**step)).sqrt_().add_(EPS)
-        users.addcdiv_(mean, root, value=-model.private_lr / (1 - BETA1**step))
+        private_step(users, mean, square, slope, step, model.private_lr)
     state["step"] += steps
     pairs = drawn(rows, negatives, taken + steps + 1)
     moving = {name: tensor.requires_grad_(True) for name, tensor in fixed.items()}

@@ -30,6 +30,16 @@ def blocks(n_users: int, n_items: int) -> Iterator[slice]:
     return (slice(low, min(low + step, n_users)) for low in range(0, n_users, step))
 
 
+def private_step(
+    users: torch.Tensor, mean: torch.Tensor, square: torch.Tensor, slope: torch.Tensor, step: int, rate: float
+) -> None:
+    """Adam's step number `step`, from 1, of user vectors along their slope; in place, moments too. All of one shape."""
+    mean.mul_(BETA1).add_(slope, alpha=1 - BETA1)
+    square.mul_(BETA2).addcmul_(slope, slope, value=1 - BETA2)
+    root = (square / (1 - BETA2**step)).sqrt_().add_(EPS)
+    users.addcdiv_(mean, root, value=-rate / (1 - BETA1**step))
+
+
 def fit_block(
     model: Settings,
     touched: torch.Tensor,
@@ -52,9 +62,6 @@ def fit_block(
     for step in range(taken + 1, taken + model.steps + 1):
         wrong = torch.softmax((own + offset) @ items.T + away, 1) * total - touched
         slope = wrong @ items + model.user_decay * own
-        mean.mul_(BETA1).add_(slope, alpha=1 - BETA1)
-        square.mul_(BETA2).addcmul_(slope, slope, value=1 - BETA2)
-        root = (square / (1 - BETA2**step)).sqrt_().add_(EPS)
-        own.addcdiv_(mean, root, value=-model.private_lr / (1 - BETA1**step))
+        private_step(own, mean, square, slope, step, model.private_lr)
     user = own + offset
     return torch.softmax(user @ items.T + away, 1) * total - touched, user

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,10 +20,8 @@ from fedrec.institution.site import Keys, Site
 def jail() -> Iterator[Jail]:
     """Level 2. A machine that cannot do it fails the tests: nothing is skipped."""
     os.environ["FEDREC_CANARY"] = "canary-environment"
-    began = time.monotonic()
     made = Jail(2)
     made.wait_ready()
-    print(f"\nwarm parent of the jail: {time.monotonic() - began:.1f} s")
     yield made
     made.close()
 

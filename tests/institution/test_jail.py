@@ -8,7 +8,6 @@ import socket
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 from small_site import LIMITS, VECTOR, approved, events, make_site, own, recipe, train
 
@@ -323,15 +322,10 @@ def test_a_thread_left_running_ends_with_the_job(site, jobs, jail):
     assert processes_below(jail.pid) == []
 
 
-def test_a_job_starts_from_the_warm_parent(site, jobs):
+def test_every_answer_of_a_job_carries_a_signed_passport(site, jobs):
     row = approved(site, recipe("popularity", runs=9))
-    took = []
-    for _ in range(5):
-        began = time.monotonic()
-        answer = train(site, jobs, row)
-        took.append(time.monotonic() - began)
-        assert set(answer["passport"]) == FIELDS | {"signature"}
-    print(f"\na job of 30 rows in the jail: {1000 * float(np.median(took)):.0f} ms")
+    for _ in range(2):
+        assert set(train(site, jobs, row)["passport"]) == FIELDS | {"signature"}
 
 
 def test_control_a_jail_of_level_one_does_not_hide_files_and_one_that_has_ended_refuses(tmp_path):

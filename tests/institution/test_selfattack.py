@@ -56,7 +56,6 @@ def test_a_jail_that_does_not_answer_counts_as_got_through(said):
 
 
 def test_the_attacks_take_less_than_two_seconds_and_leave_nothing(said):
-    print(f"\nself-attack: {1000 * said['seconds']:.0f} ms")
     assert said["seconds"] < 2
     assert said["left"] == []
     assert said["accounts"] == []

@@ -55,9 +55,8 @@ class Story:
         return done.stdout
 
     def login(self, email: str, password: str) -> tuple[int, bytes]:
-        return http_call(
-            self.site.url, "POST", "/api/v2/login", json.dumps({"email": email, "password": password}).encode()
-        )
+        person = json.dumps({"email": email, "password": password})
+        return http_call(self.site.url, "POST", "/api/v2/login", person.encode())
 
     def own(self, method: str, target: str, body: bytes = b"", **more: Any) -> dict[str, Any]:
         status, answer = own_route(self.ada, method, f"/fedrec/v1/{target}", body, **more)
@@ -105,8 +104,7 @@ class Story:
     def _after(self, kind: str) -> None:
         plan = self.kept["plan"]
         base = put(self.ada, plan.id, plan.plan.built.init(self.alone.n_items, plan.plan.seed).tensors)
-        answer = run_task(self.ada, plan, kind=kind, base=base)
-        assert answer["status"] == "done", answer
+        assert run_task(self.ada, plan, kind=kind, base=base)["status"] == "done"
 
     def revoked(self) -> None:
         self.owner.undo(self.kept["plan"].id, REASON)
