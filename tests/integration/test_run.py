@@ -100,7 +100,7 @@ def test_a_driver_killed_between_rounds_goes_on_to_the_same_model(tmp_path, site
     out, said = start("--resume", str(folder), "--json", "-").communicate(timeout=200)
     assert out, said
     report = json.loads(out)
-    assert 3 <= report["resumed_from"] < 12
+    assert 2 <= report["resumed_from"] < 12  # the third line may have been there before its checkpoint
     assert report["rounds"] == 12
 
     from fedrec.scientist.plan import Plan
