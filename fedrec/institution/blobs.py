@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -31,7 +32,11 @@ class Blobs:
 
     def files(self, request: str) -> list[Path]:
         """All files of a request, those that are only half there too."""
-        return [*self._folder.glob(f"*/{request}/*")]
+        found: list[Path] = []
+        for side in ("in", "out"):
+            with contextlib.suppress(FileNotFoundError):  # a revocation deletes it at this moment
+                found += (self._folder / side / request).iterdir()
+        return found
 
     async def receive(self, request: str, sha256: str, parts: AsyncIterator[bytes], limit: int) -> int:
         """Stream a body to its place and return its length; nothing stays when its SHA-256 differs.

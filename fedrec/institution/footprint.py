@@ -32,11 +32,19 @@ def below(pid: int) -> list[int]:
     """All descendants of a process, in whatever process namespace they are."""
     found, rest = [], [pid]
     while rest:
-        for path in (_PROC / str(rest.pop()) / "task").glob("*/children"):
-            with contextlib.suppress(OSError):
-                rest += (children := [int(child) for child in path.read_text().split()])
-                found += children
+        rest += (children := _children(rest.pop()))
+        found += children
     return found
+
+
+def _children(pid: int) -> list[int]:
+    """The children of a process's threads; process and threads may end while we look."""
+    children: list[int] = []
+    with contextlib.suppress(OSError):
+        for thread in [*(_PROC / str(pid) / "task").iterdir()]:
+            with contextlib.suppress(OSError):
+                children += [int(child) for child in (thread / "children").read_text().split()]
+    return children
 
 
 def _sizes(pid: int, file: str) -> dict[str, int]:
