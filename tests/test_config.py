@@ -264,12 +264,6 @@ def test_a_run_with_neither_or_both_kinds_of_model_is_refused(tmp_path, model):
     assert problems(RunConfig, tmp_path, text) == ["model.code: give either model.name, or model.code and model.class"]
 
 
-def test_a_wish_for_privacy_is_not_ignored(tmp_path):
-    assert problems(RunConfig, tmp_path, RUN + "[privacy]\nepsilon = 4.0\n") == [
-        "privacy: must be empty: this version adds no noise and promises no epsilon"
-    ]
-
-
 def test_a_run_with_wrong_protocols_rounds_and_name_is_refused(tmp_path):
     text = 'protocol = "p4"\nevaluate = ["p1", "all"]\nrounds = 0\nseed = -1\n' + RUN.replace('"r"', '"r-1"')
     assert problems(RunConfig, tmp_path, text) == [

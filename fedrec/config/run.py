@@ -70,14 +70,7 @@ class RunConfig(TomlFile):
     publish: bool = False
     sites: tuple[Slug, ...] = Field(default=(), strict=False)  # who is asked; empty = every member
     start_from: Text | None = None  # the folder of a finished run; relative to this file or absolute
-    privacy: dict[str, Any] = Field(default_factory=dict)
-
-    @field_validator("privacy")
-    @classmethod
-    def _none_yet(cls, value: dict[str, Any]) -> dict[str, Any]:
-        if value:
-            raise ValueError("must be empty: this version adds no noise and promises no epsilon")
-        return value
+    privacy: dict[str, Any] = Field(default_factory=dict)  # empty = the centre sees each update, without noise
 
     @property
     def consortium_path(self) -> Path:

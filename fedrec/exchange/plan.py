@@ -18,6 +18,7 @@ import numpy as np
 from fedrec.errors import Refused
 from fedrec.exchange.codec import CODECS, Codec
 from fedrec.exchange.plan_form import bad_form, check_text, table_text
+from fedrec.exchange.privacy import Privacy
 
 PROTOCOLS = ("p1", "p2", "p3", "all")
 VALIDATION = "validation"  # rows that are neither trained on under p1 and p2 nor held out for their evaluation
@@ -41,8 +42,9 @@ _SECTIONS = {
     "search",
     "start",
     "codec",
+    "privacy",
 }
-_OPTIONAL = ("local", "schedule", "stop", "search", "codec")
+_OPTIONAL = ("local", "schedule", "stop", "search", "codec", "privacy")
 _ASKS = {"train", "rounds", "runs", "evaluate", "validate", "publish", "days", "sites"}
 _TOP_TYPES = {"name": str, "purpose": str, "fedrec": str, "seed": int}
 
@@ -111,6 +113,7 @@ class PlanText:
         start: SHA-256 of the encoded model that round 0 starts from; empty = the model's own beginning.
         search: settings that the centre tries on the merged statistic, by name.
         codec: by name, how updates are rounded so that they travel in fewer bytes; empty = not at all.
+        privacy: what stands between an update and the centre, see `Privacy`; empty = nothing.
     """
 
     name: str
@@ -135,6 +138,12 @@ class PlanText:
     start: str = ""
     search: Mapping[str, Any] = field(default_factory=dict)
     codec: Mapping[str, Any] = field(default_factory=dict)
+    privacy: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def protects(self) -> Privacy:
+        """What stands between an update and the centre."""
+        return Privacy.from_table(self.privacy)
 
     @property
     def packs(self) -> Codec | None:
@@ -218,8 +227,6 @@ class PlanText:
 
     @classmethod
     def _from_table(cls, raw: dict[str, Any]) -> PlanText:
-        if "privacy" in raw:
-            raise Refused("plan.privacy", "this version adds no noise and promises no epsilon", "Leave [privacy] out")
         if unknown := set(raw) - _SECTIONS | set(raw["asks"]) - _ASKS:
             raise ValueError(f"unknown key {sorted(unknown)[0]}")
         for key, kind in _TOP_TYPES.items():
@@ -254,6 +261,7 @@ class PlanText:
             raise ValueError("an empty table")
         leaves = {name: Tensor.parse(text) for name, text in raw["leaves"].items()}
         _check_codec(raw.get("codec"), leaves)
+        Privacy.from_table(raw.get("privacy", {}))
         return cls(
             name=raw["name"],
             purpose=raw["purpose"],

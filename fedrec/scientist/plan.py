@@ -17,6 +17,7 @@ from fedrec.core.params import SharedParams
 from fedrec.errors import WrongInput
 from fedrec.exchange.codec import codec_of
 from fedrec.exchange.plan import PlanText, Tensor, fingerprint
+from fedrec.exchange.privacy import Privacy
 from fedrec.exchange.wire import digest
 from fedrec.models import Model
 from fedrec.models.local import LocalEpochs
@@ -44,6 +45,7 @@ class Plan:
         stop: when a run ends before its last round; None is never.
         codec: "float16" or "int8", half or a quarter of an update's bytes, rounded with error feedback; None sends
             float32.
+        privacy: a secure sum, noise, or both; None lets the centre see each institution's update.
         rounds: training rounds of one run; None takes the model's own.
         train: which rows each run trains on: "p1", "p3" (parts held out for evaluation) or "all".
         runs: how many runs of each kind the permits should allow.
@@ -66,6 +68,7 @@ class Plan:
     schedule: Schedule | None = None
     stop: Stop | None = None
     codec: str | None = None
+    privacy: Privacy | None = None
     rounds: int | None = None
     train: tuple[str, ...] = ("all",)
     runs: int = 1
@@ -103,6 +106,7 @@ class Plan:
             schedule=aggregation.schedule_of(spec.schedule) if spec.schedule else None,
             stop=aggregation.stop_of(spec.stop) if spec.stop else None,
             codec=spec.codec.get("name"),
+            privacy=spec.protects if spec.privacy else None,
             rounds=spec.rounds,
             train=spec.train,
             runs=spec.runs,
@@ -196,6 +200,7 @@ class Plan:
             schedule=aggregation.settings_of(self.schedule) if self.schedule else {},
             stop=asdict(self.stop) if self.stop else {},
             codec={"name": self.codec} if self.codec not in (None, "float32") else {},
+            privacy=self.privacy.table() if self.privacy else {},
             leaves={name: replace(tensor, norm=norms.get(name)) for name, tensor in leaves.items()},
             rounds=self.rounds or model.rounds_default,
             train=tuple(self.train),

@@ -9,6 +9,7 @@ from fedrec import aggregation, models
 from fedrec.config import RunConfig
 from fedrec.core.params import SharedParams
 from fedrec.errors import Refused, WrongInput
+from fedrec.exchange.privacy import Privacy
 from fedrec.exchange.wire import decode
 from fedrec.models.local import LocalEpochs
 from fedrec.scientist.plan import Plan, without_docstrings
@@ -26,13 +27,17 @@ def plan_of(config: RunConfig) -> Plan:
         raise WrongInput(f"evaluate: {wrong[0]} needs a model trained on its own split; protocol is {config.protocol}")
     merges = config.aggregator and aggregation.create({"name": config.aggregator.name, **config.aggregator.settings})
     turns = config.schedule and aggregation.schedule_of({"name": config.schedule.name, **config.schedule.settings})
+    try:
+        privacy = Privacy.from_table(config.privacy) if config.privacy else None
+    except (TypeError, ValueError) as error:
+        raise WrongInput(f"privacy: {error}") from None
     common: dict[str, Any] = {
         "aggregator": merges, "rounds": config.rounds, "train": (config.protocol,), "evaluate": bool(config.evaluate),
         "publish": config.publish, "name": config.name, "purpose": config.purpose, "seed": config.seed,
         "use": config.use or "", "local": LocalEpochs.from_table(config.local), "schedule": turns,
         "stop": aggregation.stop_of(config.stop) if config.stop else None,
         "codec": config.codec and config.codec.name, "sites": config.sites, "validate": config.validate_models,
-        "start_from": config.start_from and model_of(config.folder / config.start_from),
+        "privacy": privacy, "start_from": config.start_from and model_of(config.folder / config.start_from),
     }  # fmt: skip
     if config.code_path is None:
         return Plan(model=models.create(str(config.model.name), config.model.settings), **common)
