@@ -20,6 +20,7 @@ from fedrec.core.params import Array, SharedParams
 from fedrec.errors import DataError, Refused
 from fedrec.exchange.codec import unpack_update
 from fedrec.exchange.plan import check_start
+from fedrec.exchange.secure_sum import to_ring
 from fedrec.exchange.wire import decode, digest, encode
 from fedrec.institution.features import collect
 from fedrec.institution.guard import MEASURE, Guard, check_measures
@@ -27,6 +28,7 @@ from fedrec.institution.index import index_frame
 from fedrec.institution.outgoing import packed
 from fedrec.institution.perform import perform
 from fedrec.institution.store import read_features
+from fedrec.institution.sums import check_members
 from fedrec.scientist.federation import Answer, RoundTask, SiteRefused, SiteState, Watch
 from fedrec.scientist.plan import Plan
 from fedrec.scientist.runs import Run
@@ -68,6 +70,7 @@ class SimulatedFederation:
         known = [part.rating for part in self._rows.values() if len(part)]
         scale = min((part.min() for part in known), default=1.0), max((part.max() for part in known), default=1.0)
         self._scale = scale if scale[0] < scale[1] else None  # a site's is in its schema.toml
+        self._rings: dict[str, dict[str, Array]] = {}  # what a secure sum adds
         self._rest: dict[tuple[str, str, str], dict[int, dict[str, Array]]] = {}  # by round: what its codec left over
 
     @property
@@ -123,6 +126,7 @@ class SimulatedFederation:
     def _one(self, site: str, task: RoundTask) -> Answer:
         """One institution's part: encoded and decoded as on the wire, guarded as at a site."""
         spec = task.plan.spec
+        check_members(spec, task.kind, task.members, site, self.sites())
         check_start(spec, task.kind, task.number, digest(task.shared.tensors))
         key = (site, task.run, task.plan.fingerprint)
         shared = decode(encode(task.shared.tensors))
@@ -145,6 +149,9 @@ class SimulatedFederation:
         if spec.packs is not None:
             update = unpack_update(spec.packs, update, shared if spec.local else None)
             self._rest[key] = {last: rests.get(last, {}), task.number: left or {}}
+        if task.members:
+            self._rings[site] = to_ring(spec, update, done.rows, done.users, len(task.members), self._n_items)
+            return Answer(site)
         said = check_measures(done.measures, spec.measures, lambda: self.quality.get(site, 1.0))
         measures = {name: value / MEASURE for name, value in said.items()}
         return Answer(site, SiteUpdate(site, float(done.rows), SharedParams(update), done.users, measures))
@@ -168,6 +175,10 @@ class SimulatedCalls:
         for site in task.sites:
             self._under_way.append((self._now + self._federation.seconds.get(site, 1.0), site, task))
             self._watch(SiteState(site, task.number, "training"))
+
+    def fetch(self, task: RoundTask, answers: Sequence[Answer]) -> tuple[list[Answer], list[dict[str, Array]]]:
+        """Without the masks, which cancel in the sum: it is the same to the last bit."""
+        return list(answers), [self._federation._rings.pop(site) for site in task.members]
 
     def tell(self, site: str, task: RoundTask, refusal: Refused) -> None:
         self._federation.told.append((site, task.run, task.number, refusal.code))

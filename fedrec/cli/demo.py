@@ -33,6 +33,8 @@ from fedrec.cli.output import emit, json_option, say
 @click.option(
     "--seed", type=click.IntRange(0, 2**31), default=0, show_default=True, help="Of the split and the models."
 )
+@click.option("--secure-sum", is_flag=True, help="The centre sees sums only.  [default, with three members or more]")
+@click.option("--plain", is_flag=True, help="The centre sees each institution's update; shows what that tells it.")
 @json_option
 def demo(
     consortium: Path,
@@ -42,14 +44,19 @@ def demo(
     keep: Path | None,
     pause_after: str | None,
     seed: int,
+    secure_sum: bool,
+    plain: bool,
     target: str | None,
 ) -> None:
     """Train recommenders over real datasites, from data to a table, and shut everything down."""
+    if secure_sum and plain:
+        raise click.UsageError("--secure-sum and --plain exclude each other")
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from fedrec.demo.story import Options, Story
     from fedrec.demo.table import drawn
+    from fedrec.exchange.privacy import Privacy
     from fedrec.scientist.driver import Round
 
     console = Console(stderr=True)
@@ -67,7 +74,8 @@ def demo(
             say("paused after the approvals; Enter goes on")
             sys.stdin.readline()
 
-        options = Options(consortium, from_file, synthetic, rounds, keep, seed, pause if pause_after else None, advance)
+        asked = (consortium, from_file, synthetic, rounds, keep, seed, pause if pause_after else None, advance)
+        options = Options(*asked, privacy=None if plain else Privacy("secure"))
         report = Story(options, lambda text: console.print(text, markup=False, highlight=False)).tell()
     screen = Console(stderr=target == "-", width=None if sys.stdout.isatty() else 120)
     for table in drawn(report):

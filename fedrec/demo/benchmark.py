@@ -19,6 +19,8 @@ from fedrec.datasets import synthetic
 from fedrec.demo.floor import Floor
 from fedrec.demo.grpc_floor import GrpcFloor, available
 from fedrec.demo.sites import SCIENTIST, SiteProcess, Sites, prepare
+from fedrec.exchange.privacy import Privacy
+from fedrec.exchange.secure_sum import FEW as FEWEST
 from fedrec.scientist.connect import connect
 from fedrec.scientist.datasites import Datasites
 from fedrec.scientist.driver import Round
@@ -107,13 +109,23 @@ def make_consortium(folder: Path, sites: int) -> None:
 def drawn(report: Mapping[str, Any]) -> Table:
     """The rows as a table for a terminal."""
     table = Table(title="One round over all institutions (median)", title_justify="left")
-    for column in ("MB each way", "institutions", "seconds", "bare HTTP", "bare gRPC", "ratio", "repeats"):
+    for column in (
+        "MB each way",
+        "institutions",
+        "seconds",
+        "secure sum",
+        "bare HTTP",
+        "bare gRPC",
+        "ratio",
+        "repeats",
+    ):
         table.add_column(column, justify="right")
     for row in report["rows"]:
         figures = (
             f"{row['payload_mb']:g}",
             str(row["institutions"]),
             f"{row['seconds']:.3f}",
+            "-" if row["secure_seconds"] is None else f"{row['secure_seconds']:.3f}",
             f"{row['floor_seconds']:.4f}",
             "-" if row["grpc_seconds"] is None else f"{row['grpc_seconds']:.4f}",
         )
@@ -154,20 +166,31 @@ def _rows(sites: Sites, options: Options, say: Say) -> list[dict[str, Any]]:
     with Floor(options.sites) as floor, contextlib.ExitStack() as more:
         grpc = more.enter_context(GrpcFloor(options.sites)) if available() else None
         for megabytes in options.payloads:
-            plan = _approved(sites, federation, megabytes, options.repeats + 1)
-            seconds = statistics.median(_timed(federation, plan)[1:])
+            seconds = _median(federation, _approved(sites, federation, megabytes, options.repeats + 1))
+            masked = None
+            if options.sites >= FEWEST:
+                secret = _approved(sites, federation, megabytes, options.repeats + 1, Privacy("secure"))
+                masked = _median(federation, secret)
             payload = bytes(round(megabytes * 1e6))
             bare, other = _bare(floor, payload, options.repeats), grpc and _bare(grpc, payload, options.repeats)
             beside = "" if other is None else f", bare gRPC {other:.4f} s"
-            say(f"{megabytes:g} MB: {seconds:.3f} s a round, bare HTTP {bare:.4f} s{beside}")
+            hidden = "" if masked is None else f", {masked:.3f} s under the secure sum"
+            say(f"{megabytes:g} MB: {seconds:.3f} s a round{hidden}, bare HTTP {bare:.4f} s{beside}")
             found.append(
                 {
                     "payload_mb": megabytes, "institutions": options.sites, "seconds": round(seconds, 4),
                     "floor_seconds": round(bare, 5), "grpc_seconds": other and round(other, 5),
                     "ratio": round(seconds / bare, 1), "repeats": options.repeats,
+                    "secure_seconds": masked and round(masked, 4),
+                    "secure_ratio": masked and round(masked / seconds, 2),
                 }
             )  # fmt: skip
     return found
+
+
+def _median(federation: Datasites, plan: Plan) -> float:
+    """Seconds of a round; the first one is not counted."""
+    return statistics.median(_timed(federation, plan)[1:])
 
 
 def _bare(floor: Floor, payload: bytes, repeats: int) -> float:
@@ -196,13 +219,16 @@ def _long(sites: Sites, say: Say) -> dict[str, Any]:
     }
 
 
-def _approved(sites: Sites, federation: Datasites, megabytes: float, number: int) -> Plan:
+def _approved(
+    sites: Sites, federation: Datasites, megabytes: float, number: int, privacy: Privacy | None = None
+) -> Plan:
     """An echo plan that every owner has approved with PySyft's own client."""
     from fedrec.scientist.syft_client import SyftSite, quiet
 
     plan = Plan(
-        model=models.create("echo", {"megabytes": megabytes}), rounds=number, purpose="Measure what a round costs"
-    )
+        model=models.create("echo", {"megabytes": megabytes}), rounds=number, purpose="Measure what a round costs",
+        privacy=privacy, fixed={"payload": (20, 32)} if privacy else None,
+    )  # fmt: skip
     requests = federation.submit(plan)
     with quiet():
         for name, request in requests.ids.items():

@@ -8,6 +8,7 @@ from typing import Any
 from fedrec import models
 from fedrec.config import Feature, SchemaConfig
 from fedrec.examples.my_factors import MyFactors
+from fedrec.exchange.privacy import Privacy
 from fedrec.scientist.plan import Plan
 
 OWN = {"my_factors": MyFactors}
@@ -15,23 +16,28 @@ ROUNDS = {"my_factors": 25}
 Settings = Mapping[str, Mapping[str, Any]]  # by model
 
 
-def of_features(names: Sequence[str], schemas: Sequence[SchemaConfig], seed: int) -> dict[str, Plan]:
+def of_features(
+    names: Sequence[str], schemas: Sequence[SchemaConfig], seed: int, privacy: Privacy | None = None
+) -> dict[str, Plan]:
     """By model that reads features: the plan of the sums that say how they are centred and scaled."""
     columns = tuple(dict.fromkeys(column for schema in schemas for column in columns_of(schema)))
     found = {}
     for name in names:
         if name not in OWN and hasattr(models.create(name, {}), "columns"):
             sums = models.FeatureSums(columns, outcome=name in models.OUTCOMES)
-            found[name] = Plan(model=sums, train=("p1",), name=f"features_of_{name}", seed=seed)
+            found[name] = Plan(model=sums, train=("p1",), name=f"features_of_{name}", seed=seed, privacy=privacy)
     return found
 
 
-def of_models(names: Sequence[str], settings: Settings, rounds: int | None, seed: int) -> dict[str, Plan]:
+def of_models(
+    names: Sequence[str], settings: Settings, rounds: int | None, seed: int, privacy: Privacy | None = None
+) -> dict[str, Plan]:
     """One plan for each model, the first that recommends to be published.
 
     Args:
         settings: of models that read features.
         rounds: of gradient models; None takes each model's own.
+        privacy: what stands between the updates and the centre; None = nothing.
     """
     plans: dict[str, Plan] = {}
     for name in names:
@@ -40,7 +46,7 @@ def of_models(names: Sequence[str], settings: Settings, rounds: int | None, seed
         publish = name not in models.OUTCOMES and not any(plan.publish for plan in plans.values())
         rows = ("p1",) if name in models.OUTCOMES else ("p1", "p3", "all") if publish else ("p1", "p3")
         what |= {"rounds": (rounds or ROUNDS.get(name)) if many else None, "train": rows, "publish": publish}
-        plans[name] = Plan(name=name.replace("-", "_"), evaluate=True, seed=seed, **what)
+        plans[name] = Plan(name=name.replace("-", "_"), evaluate=True, seed=seed, privacy=privacy, **what)
     return plans
 
 

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any
 
 import fedrec
 from fedrec.config import ConsortiumConfig, SchemaConfig
+from fedrec.core.params import SharedParams
 from fedrec.datasets import WORLDS, DataSource, get_ml100k, synthetic
 from fedrec.demo import owners
 from fedrec.demo.plans import of_features, of_models
@@ -26,6 +27,8 @@ from fedrec.demo.sites import SCIENTIST, Sites, finish_all, prepare, start_fedre
 from fedrec.demo.sites import fedrec as command
 from fedrec.demo.table import comparison, gains, in_words, yardstick
 from fedrec.errors import Refused, Unreachable, WrongInput
+from fedrec.exchange.privacy import Privacy
+from fedrec.exchange.secure_sum import FEW
 from fedrec.institution.audit import verify
 from fedrec.institution.evidence.reconcile import reconcile
 from fedrec.scientist.connect import connect
@@ -47,6 +50,7 @@ class Options:
         keep: folder in which the sites' folders stay; None takes a temporary one and deletes it.
         pause: called when every owner has decided, before the first round.
         advance: called after every round.
+        privacy: what stands between the updates and the centre; None = nothing.
     """
 
     consortium: Path = Path("domains/movies")
@@ -57,6 +61,7 @@ class Options:
     seed: int = 0
     pause: Callable[[], object] | None = None
     advance: Callable[[str, Round, int], object] | None = None
+    privacy: Privacy | None = field(default_factory=lambda: Privacy("secure"))
 
 
 @dataclass
@@ -105,13 +110,13 @@ class Story:
         self.say(f"the scientist sees mocks only, such as {first}'s:\n{mock}")
         demo = sites.config.demo
         schemas = [SchemaConfig.load(site.folder / "schema.toml") for site in sites.all.values()]  # it is public
-        settings = {}
-        if sums := of_features(demo.models, schemas, self.options.seed):
+        settings, privacy = {}, self._privacy(len(federation.sites()))
+        if sums := of_features(demo.models, schemas, self.options.seed, privacy):
             self._decided(federation, sites, sums)
             for name, plan in sums.items():
                 run = self._train(federation, plan.spec.name, plan, "p1")
                 settings[name] = plan.built.settings(run.shared)  # type: ignore[attr-defined]
-        plans = of_models(demo.models, settings, self.options.rounds, self.options.seed)
+        plans = of_models(demo.models, settings, self.options.rounds, self.options.seed, privacy)
         denier = federation.sites()[-1]
         self._decided(federation, sites, plans, denier if demo.denied else "", demo.denied)
         if self.options.pause is not None:
@@ -126,6 +131,26 @@ class Story:
             with timed("model published; every site made top-100 lists for its users, which stay there", self.say):
                 published.publish()
         return self._report(sites, data, published, self._lists(sites) if published else [])
+
+    def _privacy(self, members: int) -> Privacy | None:
+        """What was asked for, where there are enough institutions for it; says what it means."""
+        privacy = self.options.privacy
+        if privacy is not None and members < FEW:
+            self.say("for two institutions a sum protects nothing against each other: the centre sees each update")
+            return None
+        if privacy is None:
+            self.say("--plain: the centre sees each institution's update")
+        else:
+            self.say("secure sum: the centre gets masked numbers, which only their sum over all institutions opens")
+        return privacy
+
+    def _seen(self, site: str, update: SharedParams, catalogue: Sequence[str]) -> None:
+        """What a plain update tells the centre about an institution."""
+        counts = next((array.diagonal() for name, array in update.tensors.items() if name == "gram"), None)
+        if counts is not None:
+            best = sorted(range(len(counts)), key=lambda item: -counts[item])[:3]
+            named = ", ".join(f"{catalogue[item]} by {counts[item]:.0f} users" for item in best)
+            self.say(f"  the centre now knows what {site} sold, item by item: {named}, …")
 
     def _decided(
         self, federation: Datasites, sites: Sites, plans: Mapping[str, Plan], denier: str = "", denied: str = ""
@@ -152,6 +177,8 @@ class Story:
         def advance(done: Round, total: int) -> None:
             if self.options.advance is not None:
                 self.options.advance(f"{name} on {rows}", done, total)
+            if (update := done.answers[0].update) is not None and not self.runs and self.options.privacy is None:
+                self._seen(done.sites[0], update.tensors, federation.catalogue)
 
         run = federation.train(plan, protocol=rows, on_round=advance)
         self.runs.append(run)

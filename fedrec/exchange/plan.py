@@ -17,6 +17,7 @@ import numpy as np
 
 from fedrec.errors import Refused
 from fedrec.exchange.codec import CODECS, Codec
+from fedrec.exchange.excludes import check_excluded
 from fedrec.exchange.plan_form import bad_form, check_text, table_text
 from fedrec.exchange.privacy import Privacy
 
@@ -45,6 +46,7 @@ _SECTIONS = {
     "privacy",
 }
 _OPTIONAL = ("local", "schedule", "stop", "search", "codec", "privacy")
+SPARE = 2  # rounds of a run that may be done again under a secure sum, when a site is lost
 _ASKS = {"train", "rounds", "runs", "evaluate", "validate", "publish", "days", "sites"}
 _TOP_TYPES = {"name": str, "purpose": str, "fedrec": str, "seed": int}
 
@@ -55,11 +57,14 @@ class Tensor:
 
     Args:
         norm: largest L2 norm over all its numbers that the guard lets out; None = any.
+        fixed: (bits behind the point, bits in all) of its numbers in a sum that nobody sees the parts of; None = they
+            leave as they are.
     """
 
     dtype: str
     shape: tuple[int | str, ...]
     norm: float | None = None
+    fixed: tuple[int, int] | None = None
 
     def sized(self, n_items: int) -> tuple[int, ...]:
         """The shape in numbers, for a catalogue of `n_items`."""
@@ -74,12 +79,18 @@ class Tensor:
 
     def __str__(self) -> str:
         most = "" if self.norm is None else f" norm {self.norm!r}"
-        return f"{self.dtype} {' x '.join(str(size) for size in self.shape)}{most}"
+        form = "" if self.fixed is None else f" fixed {self.fixed[0]} of {self.fixed[1]}"
+        return f"{self.dtype} {' x '.join(str(size) for size in self.shape)}{most}{form}"
 
     @classmethod
     def parse(cls, text: str) -> Tensor:
-        """The tensor that `str` wrote, such as "float32 items x 64" or "float32 items x 64 norm 10.0"."""
+        """The tensor that `str` wrote, such as "float32 items x 64 norm 10.0 fixed 21 of 32"."""
+        text, _, form = text.partition(" fixed ")
         text, _, most = text.partition(" norm ")
+        bits, _, width = form.partition(" of ")
+        fixed = (int(bits), int(width)) if form else None
+        if fixed is not None and not (fixed[1] in (8, 16, 32, 64) and 0 <= fixed[0] < fixed[1]):
+            raise ValueError(f"fixed {form}")
         dtype, _, shape = text.partition(" ")
         sizes = tuple(size if size == "items" else int(size) for size in shape.split(" x ")) if shape else ()
         if dtype not in DTYPES or any(isinstance(size, int) and size < 1 for size in sizes):
@@ -87,7 +98,7 @@ class Tensor:
         norm = float(most) if most else None
         if norm is not None and not 0 < norm < float("inf"):
             raise ValueError(f"norm {most}")
-        return cls(dtype, sizes, norm)
+        return cls(dtype, sizes, norm, fixed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,9 +163,11 @@ class PlanText:
 
     def travels(self, n_items: int) -> int:
         """Bytes of an update's arrays as they travel, without a header."""
-        codec = self.packs or CODECS["float32"]
-        shapes = [(tensor.sized(n_items), np.dtype(tensor.dtype)) for tensor in self.leaves.values()]
-        return sum(codec.size(np.broadcast_to(np.zeros((), dtype), shape)) for shape, dtype in shapes)
+        codec, total = self.packs or CODECS["float32"], 0
+        for tensor in self.leaves.values():
+            shape, dtype = tensor.sized(n_items), np.dtype(f"uint{tensor.fixed[1]}" if tensor.fixed else tensor.dtype)
+            total += codec.size(np.broadcast_to(np.zeros((), dtype), shape))
+        return total
 
     @property
     def measures(self) -> tuple[str, ...]:
@@ -172,8 +185,9 @@ class PlanText:
 
     @property
     def train_tasks(self) -> int:
-        """How many training rounds the plan needs at one site."""
-        return self.rounds * self.runs * len(self.train)
+        """How many training rounds the plan needs at one site, and some to do again without a site that was lost."""
+        spare = 0 if self.protects.sum == "plain" else SPARE
+        return (self.rounds + spare) * self.runs * len(self.train)
 
     @property
     def own_code(self) -> str | None:
@@ -262,7 +276,7 @@ class PlanText:
         leaves = {name: Tensor.parse(text) for name, text in raw["leaves"].items()}
         _check_codec(raw.get("codec"), leaves)
         Privacy.from_table(raw.get("privacy", {}))
-        return cls(
+        plan = cls(
             name=raw["name"],
             purpose=raw["purpose"],
             fedrec=raw["fedrec"],
@@ -282,6 +296,8 @@ class PlanText:
             start=start,
             **{title: raw.get(title, {}) for title in _OPTIONAL},
         )
+        check_excluded(plan)
+        return plan
 
 
 def check_start(plan: PlanText, kind: str, number: int, base: str) -> None:

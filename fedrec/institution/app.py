@@ -87,6 +87,7 @@ class Calls:
                 raise Refused("gate.range", "a part of an update is not given", "Fetch it whole, without Range")
             by, ids = request.state.account, await run_in_threadpool(self._about, row, name)
             fetch = Act(self._site.audit.act(by.email, by.role, "fetch", name, **ids))
+            await run_in_threadpool(self._leaves, row, name)
             path = self._site.blobs.path("out", row, name)
             return Guarded(path, lambda: self._jobs.permit_of(row), fetch, media_type=BYTES)
         except FileNotFoundError:
@@ -94,6 +95,12 @@ class Calls:
             return self._refuse(request, Refused("update.gone", "there is no such update", next_step))
         except Refused as refusal:
             return self._refuse(request, refusal)
+
+    def _leaves(self, request: str, name: str) -> None:
+        """Note that a masked update begins to leave. Raises: Refused `sum.void`."""
+        for job in self._site.ledger.jobs_of(request):
+            if job.task.members and update_of(job) == name:
+                self._site.ledger.leaves(job.key)
 
     def _about(self, request: str, name: str) -> dict[str, Any]:
         """What the event of a blob carries: the ids of the newest task that named it; of a new model, its permit's."""

@@ -51,6 +51,10 @@ class Guard:
                 raise Refused("guard.finite", f"{name} holds a value that is not finite", _NEXT)
             if tensor.norm is not None and not _norm(array) <= tensor.norm * (1 + 1e-6):  # float32 rounds
                 raise Refused("guard.norm", f"{name} has a larger norm than declared", _NEXT)
+        self.check_bytes(encoded_bytes)
+
+    def check_bytes(self, encoded_bytes: int) -> None:
+        """Refuse an update of so many bytes. Raises: Refused `guard.bytes`."""
         if encoded_bytes > self.max_bytes:
             raise Refused("guard.bytes", f"the update is larger than {self.max_bytes} bytes", _NEXT)
 

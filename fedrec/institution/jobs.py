@@ -20,6 +20,7 @@ from fedrec.institution.ledger import RequestRow
 from fedrec.institution.limits import check_limits
 from fedrec.institution.permit import Task
 from fedrec.institution.site import Site
+from fedrec.institution.sums import check_members
 from fedrec.institution.task_files import Runner, base_of, forget_round, ids_of, needed
 from fedrec.institution.trouble import PASSING, check_room, refusal_of
 
@@ -66,6 +67,8 @@ class Jobs:
                 plan = PlanText.parse(row.plan)
                 check_limits(plan, site.config)
                 check_start(plan, task.kind, task.round, task.base)
+                names = [member.name for member in site.consortium.member]
+                check_members(plan, task.kind, task.members, site.config.name, names)
                 with self._files, self._lock:  # who reserves it, his intent is the one that the job's outcome answers
                     base_of(self._site, row, task)
                     known = site.ledger.reserve(job, row.id, task, site.now(), site.here)
@@ -87,7 +90,9 @@ class Jobs:
         detail: Mapping[str, str | int | bool] = {},
         of: int | None = None,
     ) -> int:
-        about = {"protocol": task.protocol, "base": task.base}
+        about: dict[str, str | int | bool] = {"protocol": task.protocol, "base": task.base}
+        if task.members:
+            about["members"] = " ".join(task.members)
         who, ids = (row.scientist, "scientist", task.kind, row.fingerprint), ids_of(row, task)
         return self._site.audit.event(*who, outcome=outcome, detail={**about, **detail}, of=of, **ids)
 

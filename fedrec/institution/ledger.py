@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from fedrec.errors import Refused
+from fedrec.institution import sums
 from fedrec.institution.permit import Here, Task, check, reservable
 
 _TABLES = """
@@ -28,7 +29,7 @@ CREATE TABLE IF NOT EXISTS requests (id TEXT PRIMARY KEY, code TEXT UNIQUE NOT N
     decided_at TEXT NOT NULL DEFAULT '', permit TEXT, permit_state TEXT NOT NULL DEFAULT 'none');
 CREATE TABLE IF NOT EXISTS jobs (key TEXT PRIMARY KEY, request TEXT NOT NULL, kind TEXT NOT NULL, run TEXT NOT NULL,
     round INTEGER NOT NULL, protocol TEXT NOT NULL, base TEXT NOT NULL, nonce TEXT NOT NULL, status TEXT NOT NULL,
-    answer TEXT, reserved_at TEXT NOT NULL, ended_at TEXT NOT NULL DEFAULT '');
+    answer TEXT, reserved_at TEXT NOT NULL, ended_at TEXT NOT NULL DEFAULT '', members TEXT NOT NULL DEFAULT '[]');
 CREATE INDEX IF NOT EXISTS jobs_of_request ON jobs (request, kind);
 CREATE UNIQUE INDEX IF NOT EXISTS one_request_per_plan ON requests (key, fingerprint);
 CREATE UNIQUE INDEX IF NOT EXISTS one_task_per_nonce ON jobs (request, run, round, kind, nonce);
@@ -39,7 +40,7 @@ CREATE INDEX IF NOT EXISTS results_of_request ON results (request);
 """
 WAIT_S = 5.0  # how long a write waits for another process's lock
 RESULTS = 8  # PySyft results of one request that can still be read; one account has at most 4 calls at once
-_JOB = "key, request, kind, run, round, protocol, base, nonce, status, answer"
+_JOB = "key, request, kind, run, round, protocol, base, nonce, status, answer, members"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,9 @@ class Ledger:
         path.chmod(0o600)
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")
-        self._db.executescript(_TABLES)
+        self._db.executescript(_TABLES + sums.TABLE)
+        if "members" not in {row[1] for row in self._db.execute("PRAGMA table_info(jobs)")}:  # made by an older fedrec
+            self._db.execute("ALTER TABLE jobs ADD COLUMN members TEXT NOT NULL DEFAULT '[]'")
         self._reader = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=WAIT_S)
 
     def close(self) -> None:
@@ -242,7 +245,6 @@ class Ledger:
             return db.execute("DELETE FROM pause").rowcount == 1
 
     def paused(self) -> bool:
-        """Whether the site is paused."""
         return bool(self._rows("SELECT 1 FROM pause"))
 
     def check_pause(self) -> None:
@@ -286,11 +288,17 @@ class Ledger:
                 reason = "this nonce was sent before, with another model or other rows"
                 raise Refused("task.nonce", reason, "Send a new nonce with a new task")
             reservable(permit, task, self.used(request), self._done(request, task.run), here.caps)
-            db.execute(
-                "INSERT INTO jobs VALUES (?,?,?,?,?,?,?,?,'running',NULL,?,'')",
-                (key, request, task.kind, task.run, task.round, task.protocol, task.base, task.nonce, now),
-            )
+            if task.members and (row := self.request(request)) is not None:
+                sums.enter(db, key, task, row.plan, permit["data_version"], here.caps)
+            names, what = json.dumps(task.members), (task.kind, task.run, task.round, task.protocol)
+            values = (key, request, *what, task.base, task.nonce, now, names)
+            db.execute("INSERT INTO jobs VALUES (?,?,?,?,?,?,?,?,'running',NULL,?,'',?)", values)
             return None
+
+    def leaves(self, job: str) -> None:
+        """A masked answer begins to leave. Raises: Refused `sum.void`."""
+        with self._transaction() as db:
+            sums.leave(db, job)
 
     def _done(self, request: str, run: str) -> list[tuple[str, int, str, str]]:
         sql = "SELECT kind, round, protocol, status FROM jobs WHERE request=? AND run=?"
@@ -338,7 +346,6 @@ class Ledger:
 
 
 def _job(row: tuple[Any, ...]) -> JobRow:
-    key, request, kind, run, number, protocol, base, nonce, status, answer = row
-    return JobRow(
-        key, request, Task(kind, run, number, protocol, base, nonce), status, json.loads(answer) if answer else None
-    )
+    key, request, kind, run, number, protocol, base, nonce, status, answer, members = row
+    task = Task(kind, run, number, protocol, base, nonce, tuple(json.loads(members)))
+    return JobRow(key, request, task, status, json.loads(answer) if answer else None)

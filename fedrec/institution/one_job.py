@@ -16,11 +16,12 @@ from fedrec.exchange.wire import encode
 from fedrec.institution.incoming import check_model, checked_made
 from fedrec.institution.jail import Report
 from fedrec.institution.ledger import RequestRow
-from fedrec.institution.outgoing import numbers_of, update_of
+from fedrec.institution.outgoing import Protect, numbers_of, update_of
 from fedrec.institution.permit import Task, stricter
 from fedrec.institution.published import Published
 from fedrec.institution.site import Site
 from fedrec.institution.store import Store
+from fedrec.institution.sums import check_members, protection
 from fedrec.institution.task_files import (
     Runner,
     base_of,
@@ -97,6 +98,13 @@ def perform(
         cut_log(site, job, MAX_LOG)
 
 
+def _protection(site: Site, plan: PlanText, row: RequestRow, task: Task) -> Protect | None:
+    """What the plan's secure sum makes of an update. Raises: Refused as `check_members`."""
+    pinned = {member.name: member.key for member in site.consortium.member}
+    check_members(plan, task.kind, task.members, site.config.name, pinned)
+    return protection(site.config.name, site.keys.site, pinned, site.store.n_items, plan, row.plan, task)
+
+
 def _release(
     site: Site,
     row: RequestRow,
@@ -111,7 +119,7 @@ def _release(
 ) -> dict[str, Any]:
     """Guard the update, sign its passport, move it to where it may be fetched, keep the private state."""
     found = (folder / "update", report.body, base_of(site, row, task), rest_of(private_of(site, row, task)))
-    update = update_of(plan, limits, store, task.protocol, *found)
+    update = update_of(plan, limits, store, task.protocol, *found, _protection(site, plan, row, task))
     if update.thin_items is not None:
         detail["thin_items"] = update.thin_items
     if (folder / "state").stat().st_size > site.config.limits.state_mb * 10**6:

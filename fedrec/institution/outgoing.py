@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,9 @@ from fedrec.institution.store import Store
 from fedrec.models import OUTCOMES
 
 MAX_MORE = 10**6  # bytes of an update file beyond the arrays
+
+
+Protect = Callable[[Mapping[str, Array], int, int], Mapping[str, Array]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,7 @@ def update_of(
     body: Mapping[str, Any],
     base: Path,
     rest: Path,
+    protect: Protect | None = None,
 ) -> Update:
     """The update that a train task wrote into `file`, looked at for the last time.
 
@@ -60,9 +64,10 @@ def update_of(
         body: what the jail reported.
         base: the model that the task started from.
         rest: what the round before could not send; no file in the first one, or without a codec.
+        protect: makes of the arrays and their rows and users what may leave; rows and users then do not leave.
 
     Raises:
-        Refused: `guard.` or `codec.` and what is wrong with it.
+        Refused: `guard.`, `codec.` or `sum.` and what is wrong with it.
     """
     rows, users = check_counts(body, store.n_rows, store.n_users)
     most = limits.megabytes * 10**6
@@ -76,6 +81,9 @@ def update_of(
         tensors, thin = guard.cohort(tensors, split(store.rows(), protocol, plan.seed).train.matrix())
     left = decode(rest.read_bytes()) if plan.packs and rest.exists() else {}
     data, kept = packed(plan, guard, tensors, decode(base.read_bytes()) if plan.packs and plan.local else {}, left)
+    if protect is not None:
+        data, rows, users = encode(protect(tensors, rows, users)), 0, 0
+        guard.check_bytes(len(data))
     return Update(data, rows, users, thin, check_measures(body.get("measures"), plan.measures, store.quality), kept)
 
 

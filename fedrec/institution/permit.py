@@ -32,6 +32,7 @@ class Task:
     """What a call asks a site to do: which step of which run, starting from which model.
 
     Args:
+        members: the institutions whose masked updates are added, in the consortium's order; empty = no secure sum.
         round: counted from 0.
         protocol: which rows are trained on, or how the model is evaluated.
         base: SHA-256 of the encoded shared parameters.
@@ -44,15 +45,21 @@ class Task:
     protocol: str
     base: str
     nonce: str
+    members: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, raw: object) -> Task:
         """Raises: Refused `task.form` with the field that is wrong."""
-        if not isinstance(raw, Mapping) or set(raw) != _TASK_KEYS:
+        if not isinstance(raw, Mapping) or set(raw) - {"members"} != _TASK_KEYS:
             raise _bad_task(f"a task has the keys {', '.join(sorted(_TASK_KEYS))}")
         if any(type(raw[key]) is not str for key in _TASK_KEYS - {"round"}):
             raise _bad_task("a task's fields are texts, but for the round")
-        task = cls(raw["kind"], raw["run"], raw["round"], raw["protocol"], raw["base"], raw["nonce"])
+        members = raw.get("members", ())
+        if type(members) not in (list, tuple) or any(type(name) is not str for name in members):
+            raise _bad_task("members are the names of institutions")
+        task = cls(raw["kind"], raw["run"], raw["round"], raw["protocol"], raw["base"], raw["nonce"], tuple(members))
+        if len(set(members)) < len(members) or (members and task.kind != "train"):
+            raise _bad_task("members are those of a train task, each once")
         if task.kind not in KINDS:
             raise _bad_task(f"kind is one of {', '.join(KINDS)}")
         if not RUN.fullmatch(task.run):
@@ -72,7 +79,7 @@ class Task:
 
     def key(self, request: str) -> str:
         """The job's key: the same task of the same request is the same job; 32 hex digits."""
-        parts = [request, self.kind, self.run, str(self.round), self.protocol, self.base, self.nonce]
+        parts = [request, self.kind, self.run, str(self.round), self.protocol, self.base, self.nonce, *self.members]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 

@@ -36,6 +36,7 @@ def parts_of(shown: Mapping[str, Any]) -> list[Part]:
         f"purpose     {plan.purpose}",
     ]
     learnt = [
+        *SEEN[plan.protects.sum],
         "  this plan adds no noise: there is no differential-privacy promise,",
         "  and sums over few users can tell something about them",
     ]
@@ -57,6 +58,14 @@ def parts_of(shown: Mapping[str, Any]) -> list[Part]:
     return parts
 
 
+SEEN = {
+    "plain": ["  the centre sees this institution's update as it is"],
+    "secure": [
+        "  secure sum: the update leaves masked, and the centre sees only the sum over the members of each round,",
+        "  at least three; only all other members together could take their own parts off that sum",
+    ],
+    "ckks": ["  the update leaves encrypted; the centre adds ciphertexts, and an institution decrypts the sum"],
+}
 HITS = "hit counts, as sums over users"
 COUNTED = "counts of yes and no in 100 bins of the predicted probability, and two sums over rows"
 MEASURES = {

@@ -184,6 +184,7 @@ def facts_of(site: Site, row: RequestRow, task: Task, permit: Mapping[str, Any])
         "plan": row.fingerprint,
         "data_version": permit["data_version"],
         "fedrec": fedrec.__version__,
+        "members": list(task.members),
     }
 
 

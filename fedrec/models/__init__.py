@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BPR",
+    "GRADIENTS",
     "IALS",
     "MF",
     "NAMES",
@@ -75,6 +76,7 @@ _CLASSES = {
 _FILES = {cls: name.replace("-", "_") for name, cls in _CLASSES.items()} | {"OwnModel": "own", "LocalEpochs": "local"}
 NAMES = tuple(_CLASSES)
 OUTCOMES = ("logistic",)  # judged by core.outcomes, not by ranks
+GRADIENTS = ("mf", "bpr", "mf-explicit", "neumf", "hybrid", "logistic")  # of many rounds; the others release statistics
 RATINGS = ("mf-explicit",)  # judged by the errors of predicted ratings too
 
 

@@ -34,6 +34,7 @@ class Model(Protocol):
 
     A model of yes/no outcomes has `outcome = True` and `probability(rows, shared)` besides, see core.outcomes.
     A model whose scores are ratings has `rates = True`: it is judged by its errors too, see `metrics.errors`.
+    A statistic model may also have `whole`: the arrays of its contribution that hold whole numbers only.
     A statistic model may also have `centre`: settings that only `finish` reads, so that one release serves all of them.
     """
 

@@ -35,6 +35,7 @@ class ItemCF:
     rounds_default: ClassVar[int] = 1
     aggregator_default: ClassVar[str] = "sum"
     by_user: ClassVar[bool] = True
+    whole: ClassVar[tuple[str, ...]] = ("gram",)
     centre: ClassVar[tuple[str, ...]] = ("neighbours", "exponent")
 
     def __post_init__(self) -> None:

@@ -22,6 +22,7 @@ class Popularity:
     rounds_default: ClassVar[int] = 1
     aggregator_default: ClassVar[str] = "sum"
     by_user: ClassVar[bool] = True
+    whole: ClassVar[tuple[str, ...]] = ("counts",)
 
     def leaves(self) -> dict[str, str]:
         return {"counts": "float32 items"}

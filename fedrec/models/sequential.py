@@ -43,6 +43,7 @@ class Sequential:
     rounds_default: ClassVar[int] = 1
     aggregator_default: ClassVar[str] = "sum"
     by_user: ClassVar[bool] = True
+    whole: ClassVar[tuple[str, ...]] = ("counts",)
     centre: ClassVar[tuple[str, ...]] = ("from_exponent", "to_exponent")
 
     def __post_init__(self) -> None:

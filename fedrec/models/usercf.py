@@ -29,6 +29,7 @@ class UserCF:
     rounds_default: ClassVar[int] = 1
     aggregator_default: ClassVar[str] = "sum"
     by_user: ClassVar[bool] = True
+    whole: ClassVar[tuple[str, ...]] = ("counts",)
 
     def leaves(self) -> dict[str, str]:
         return {"counts": "float32 items", "likeness": "float32 items x items"}

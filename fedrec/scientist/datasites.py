@@ -12,15 +12,14 @@ from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedrec.aggregation import SiteUpdate
 from fedrec.config import ConsortiumConfig
-from fedrec.core.params import SharedParams
+from fedrec.core.params import Array
 from fedrec.errors import Refused, WrongInput
-from fedrec.exchange import passport, signing
-from fedrec.exchange.codec import unpack_update
+from fedrec.exchange import signing
 from fedrec.exchange.request import function_name
-from fedrec.exchange.wire import decode, encode, sha256
+from fedrec.exchange.wire import encode, sha256
 from fedrec.scientist.federation import Answer, RoundTask, SiteRefused, Watch
+from fedrec.scientist.fetch import fetched, fetched_ring, passport_of
 from fedrec.scientist.plan import Plan
 from fedrec.scientist.requests import Requests
 from fedrec.scientist.runs import Run
@@ -263,7 +262,11 @@ class Datasites:
             say("uploading")
             if answer.get("status") != "done":
                 raise Refused.from_answer(answer)
-            update = self._update(name, site, known["id"], task, message, answer) if task.kind == "train" else None
+            update = None
+            if task.kind == "train":
+                facts = passport_of(name, self._keys[name], known["id"], task, message, answer)
+                if not task.members:  # a masked update is fetched when every member has one
+                    update = fetched(site, name, known["id"], task, facts)
             self._checkpoints[name] = exchange(name, site, carried)
         except Refused as refusal:
             self._known.pop((name, plan.fingerprint), None)
@@ -289,23 +292,13 @@ class Datasites:
             raise SiteRefused(name, refusal) from None
         return line.counted[1] - before[1], line.counted[0] - before[0]
 
-    def _update(
-        self, name: str, site: SyftSite, request: str, task: RoundTask, message: dict[str, Any], answer: dict[str, Any]
-    ) -> SiteUpdate:
-        """Fetch a site's update and distrust it: passport, SHA-256; the round loop looks at the arrays."""
-        facts = answer["passport"]
-        passport.check(
-            facts, key=self._keys[name], site=name, request=request, plan=task.plan.fingerprint,
-            **{key: message[key] for key in ("run", "round", "kind", "protocol", "base", "nonce")},
-        )  # fmt: skip
-        data = site.own("GET", f"/fedrec/v1/blobs/{facts['sha256']}", request=request)
-        if sha256(data) != facts["sha256"]:
-            raise Refused("update.sha256", "the update is not the one its passport names", "Resume the run")
-        measures = {key: value / 10_000 for key, value in dict(facts["measures"]).items()}
-        tensors, spec = decode(data), task.plan.spec
-        if spec.packs is not None:
-            tensors = unpack_update(spec.packs, tensors, task.shared.tensors if spec.local else None)
-        return SiteUpdate(name, float(facts["rows"]), SharedParams(tensors), int(facts["users"]), measures)
+    def fetch(self, answer: Answer) -> tuple[Answer, dict[str, Array]]:
+        """One site's masked update, and its answer with the bytes that this took.
+
+        Raises:
+            SiteRefused: the site was lost, or what it says.
+        """
+        return fetched_ring(self._sites[answer.site], answer)
 
     def _put(self, site: SyftSite, request: str, name: str, data: bytes) -> None:
         target = f"/fedrec/v1/blobs/{name}"

@@ -14,6 +14,7 @@ from fedrec.core.optim import State
 from fedrec.core.params import SharedParams, moved
 from fedrec.core.threads import one_thread
 from fedrec.errors import Refused
+from fedrec.exchange.secure_sum import add, from_ring
 from fedrec.scientist.federation import Answer, Calls, Federation, RoundTask, SiteRefused, SiteState, Watch, nobody
 from fedrec.scientist.plan import Plan
 
@@ -106,21 +107,58 @@ def _rounds(
         began = calls.clock()
         while True:
             chosen = plan.turns.choose(now.number, sites, away)
-            task = RoundTask(plan, "train", run, now.number, protocol, chosen, now.shared)
-            calls.send(task)
-            away |= {site: Away(task, calls.clock()) for site in chosen}
-            came = _gather(plan, calls, len(chosen), away, now.number, seconds, watch)
+            task, came = _ask(plan, calls, run, protocol, chosen, now, away, seconds, watch)
             if came.enough:
                 break
             _log.warning("round %d waits: %s take tasks at other hours", now.number, ", ".join(came.left_out))
             calls.sleep(HOURS_S)  # then the round is sent again: who has answered answers the same at once
         answers = sorted(came.answers, key=lambda answer: sites.index(answer.site))
-        updates = [came.updates[answer.site] for answer in answers]
+        if task.members:
+            answers, updates = _summed(plan, calls, task, answers)
+        else:
+            updates = [came.updates[answer.site] for answer in answers]
         with one_thread():
             step, state = plan.merges.apply(now.state, now.shared, updates)
             before, now = now.shared, Progress(now.number + 1, plan.built.finish(now.shared, step), state)
         spent = calls.clock() - began
         yield Round(now.number - 1, tuple(answers), before, step, now, spent, came.late, came.left_out)
+
+
+def _ask(
+    plan: Plan,
+    calls: Calls,
+    run: str,
+    protocol: str,
+    chosen: tuple[str, ...],
+    now: Progress,
+    away: dict[str, Away],
+    seconds: list[float],
+    watch: Watch,
+) -> tuple[RoundTask, _Came]:
+    """Send a round and wait for it. Under a secure sum it is done again without the sites that did not answer."""
+    secret, left_out = plan.spec.protects.sum != "plain", dict[str, str]()
+    while True:
+        task = RoundTask(plan, "train", run, now.number, protocol, chosen, now.shared, chosen if secret else ())
+        calls.send(task)
+        away |= {site: Away(task, calls.clock()) for site in chosen}
+        came = _gather(plan, calls, len(chosen), away, task, seconds, watch)
+        left_out |= came.left_out
+        there = {answer.site for answer in came.answers}
+        if not secret or not came.enough or there == set(chosen):
+            return task, came._replace(left_out=left_out)
+        _log.warning("round %d is done again without %s", now.number, ", ".join(sorted(set(chosen) - there)))
+        chosen = tuple(site for site in chosen if site in there)
+
+
+def _summed(plan: Plan, calls: Calls, task: RoundTask, answers: list[Answer]) -> tuple[list[Answer], list[SiteUpdate]]:
+    """Add the members' masked updates; their sum as the one update that the aggregator takes."""
+    found, rings = calls.fetch(task, answers)
+    merged = from_ring(plan.spec, add(plan.spec, rings, calls.n_items), len(rings))
+    update = SiteUpdate("sum", 1.0, SharedParams(merged), users=1)
+    check_update(update, {name: replace(one, norm=None) for name, one in plan.spec.leaves.items()}, calls.n_items)
+    if plan.local is not None:
+        update = replace(update, tensors=moved(update.tensors, task.shared, plan.merges.descends))
+    return found, [update]
 
 
 class _Came(NamedTuple):
@@ -134,7 +172,7 @@ class _Came(NamedTuple):
 
 
 def _gather(
-    plan: Plan, calls: Calls, chosen: int, away: dict[str, Away], number: int, seconds: list[float], watch: Watch
+    plan: Plan, calls: Calls, chosen: int, away: dict[str, Away], task: RoundTask, seconds: list[float], watch: Watch
 ) -> _Came:
     """Wait as long as the schedule says; who answers is taken out of `away`.
 
@@ -144,7 +182,7 @@ def _gather(
     Raises:
         Refused: the first refusal, once too few sites are left.
     """
-    came, first, shut = _Came([], {}, {}, {}), None, 0
+    came, first, shut, number = _Came([], {}, {}, {}), None, 0, task.number
     at_work, began = len(away), calls.clock()
     wait = plan.turns.wait(chosen, at_work, seconds)
     until = None if wait.seconds is None else began + wait.seconds
@@ -169,6 +207,11 @@ def _gather(
             seconds.append(calls.clock() - was.since)
             late = number - was.task.number
             try:
+                if task.members:
+                    _check_masked(was.task, task)
+                    watch(SiteState(answer.site, number, "done"))
+                    came.answers.append(answer)
+                    continue
                 came.updates[answer.site] = _as_merged(plan, calls, answer, was.task.shared, late)
             except Refused as refusal:
                 first = first or SiteRefused(answer.site, refusal)
@@ -184,6 +227,12 @@ def _gather(
     if not enough and (first is not None or not shut):
         raise first or Refused("update.few", f"{len(came.answers)} of {wait.least} sites answered", "Resume the run")
     return came._replace(enough=enough)
+
+
+def _check_masked(asked: RoundTask, now: RoundTask) -> None:
+    """Refuse a masked update of another sum. Raises: Refused `update.late`."""
+    if (asked.number, asked.members) != (now.number, now.members):
+        raise Refused("update.late", "its masks are of an earlier sum", "It is left out; the site may go on")
 
 
 def _as_merged(plan: Plan, calls: Calls, answer: Answer, base: SharedParams, late: int) -> SiteUpdate:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from fedrec.aggregation import SiteUpdate
-from fedrec.core.params import SharedParams
+from fedrec.core.params import Array, SharedParams
 from fedrec.errors import Refused
 from fedrec.exchange.wire import digest
 from fedrec.scientist.plan import Plan
@@ -22,6 +22,7 @@ class RoundTask:
         kind: train, evaluate or publish.
         number: the round, from 0; for evaluate and publish the last one trained.
         protocol: which rows are trained on, or how the model is evaluated.
+        members: the institutions whose masked updates are added; empty = no secure sum.
     """
 
     plan: Plan
@@ -31,6 +32,7 @@ class RoundTask:
     protocol: str
     sites: tuple[str, ...]
     shared: SharedParams
+    members: tuple[str, ...] = ()
 
     def message(self, base: str | None = None) -> dict[str, Any]:
         """The task as it is sent; the same task has the same nonce, so a resent one is the same job.
@@ -39,7 +41,7 @@ class RoundTask:
             base: SHA-256 of the encoded model, when the caller knows it already.
         """
         base = base or digest(self.shared.tensors)
-        parts = [self.run, self.kind, str(self.number), self.protocol, base]
+        parts = [self.run, self.kind, str(self.number), self.protocol, base, *self.members]
         nonce = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
         return {
             "kind": self.kind,
@@ -48,6 +50,7 @@ class RoundTask:
             "protocol": self.protocol,
             "base": base,
             "nonce": nonce,
+            **({"members": list(self.members)} if self.members else {}),
         }
 
 
@@ -56,7 +59,7 @@ class Answer:
     """What one site answered.
 
     Args:
-        update: the contribution; None but for train.
+        update: the contribution; None but for train, and for a masked one.
         numbers: sums over users by scope; empty but for evaluate.
         bytes_up: from the institution to the centre, with headers; bytes_down the other way. 0 in simulation.
         receipt: the passport, or where the job ran.
@@ -148,6 +151,14 @@ class Calls(Protocol):
 
     def send(self, task: RoundTask) -> None:
         """Start the task at its sites."""
+        ...
+
+    def fetch(self, task: RoundTask, answers: Sequence[Answer]) -> tuple[list[Answer], list[dict[str, Array]]]:
+        """The masked updates of a task with members, all of them, when every member has one; and the answers again.
+
+        Raises:
+            Refused: a site was lost, or what it says; nothing can be read then, and the round can be resumed.
+        """
         ...
 
     def tell(self, site: str, task: RoundTask, refusal: Refused) -> None:

@@ -16,11 +16,13 @@ from fedrec.aggregation import Aggregator, Buffered, Mean, Schedule, Stop, Synch
 from fedrec.core.params import SharedParams
 from fedrec.errors import WrongInput
 from fedrec.exchange.codec import codec_of
-from fedrec.exchange.plan import PlanText, Tensor, fingerprint
+from fedrec.exchange.plan import DTYPES, PlanText, Tensor, fingerprint
 from fedrec.exchange.privacy import Privacy
 from fedrec.exchange.wire import digest
 from fedrec.models import Model
 from fedrec.models.local import LocalEpochs
+
+FRACTION = 24  # bits behind the point where the plan does not say: 50 sites' sums are right to 2e-6, at any weight
 
 
 class HasModel(Protocol):
@@ -58,6 +60,8 @@ class Plan:
         validate: models of one run that may be measured on the sites' validation rows, after its last round.
         search: settings that the centre tries on the merged statistic, see `federation.search`.
         norms: largest L2 norm of an update's arrays, by name; the sites' guards hold you to it.
+        fixed: of arrays under a secure sum, by name: (bits behind the point, bits in all), in all 8, 16, 32 or 64; of
+            those not named what is exact for whole numbers, and to about 1e-6 for others.
     """
 
     model: Model | None = None
@@ -80,6 +84,7 @@ class Plan:
     seed: int = 0
     use: str = ""
     norms: dict[str, float] | None = None
+    fixed: dict[str, tuple[int, int]] | None = None
     sites: tuple[str, ...] = ()
     start_from: HasModel | SharedParams | str | None = None
     validate: int = 0
@@ -118,6 +123,7 @@ class Plan:
             seed=spec.seed,
             use=spec.use,
             norms={name: tensor.norm for name, tensor in spec.leaves.items() if tensor.norm is not None},
+            fixed={name: tensor.fixed for name, tensor in spec.leaves.items() if tensor.fixed is not None},
             sites=spec.sites,
             start_from=spec.start or None,
             validate=spec.validate,
@@ -180,17 +186,33 @@ class Plan:
         if measured and not set(self.train) <= {"p1", "p2"}:
             raise WrongInput("validation rows are held out under p1 and p2 only: train on these, or do not use them")
 
-    def _leaves(self) -> dict[str, str]:
-        return self.local.leaves(self.built.leaves()) if self.local else self.built.leaves()
+    def _leaves(self) -> dict[str, Tensor]:
+        """What leaves: the model's arrays, with the norms and the fixed-point forms that the plan gives them."""
+        texts = self.local.leaves(self.built.leaves()) if self.local else self.built.leaves()
+        leaves = {name: Tensor.parse(text) for name, text in texts.items()}
+        for what, given in (("norms", self.norms or {}), ("fixed", self.fixed or {})):
+            if unknown := set(given) - set(leaves):
+                raise WrongInput(f"{what}: an update has no array {sorted(unknown)[0]}")
+        leaves = {name: replace(tensor, norm=(self.norms or {}).get(name)) for name, tensor in leaves.items()}
+        if self.privacy is None or self.privacy.sum == "plain":
+            return leaves
+        weighted = isinstance(getattr(self.merges, "inner", self.merges), WeightedMean)
+        return {name: replace(tensor, fixed=self._fixed(name, tensor, weighted)) for name, tensor in leaves.items()}
+
+    def _fixed(self, name: str, tensor: Tensor, weighted: bool) -> tuple[int, int]:
+        """The fixed-point form of an array: whole numbers as they are, of others what holds any weight or statistic."""
+        if self.fixed and name in self.fixed:
+            bits, width = self.fixed[name]
+            return bits, width
+        if name in getattr(self.built, "whole", ()) or tensor.dtype.startswith("int"):
+            return 0, 64 if weighted else max(32, 8 * DTYPES[tensor.dtype])
+        return FRACTION, 64
 
     @cached_property
     def spec(self) -> PlanText:
         """The plan as data that has one text."""
-        model, norms = self.built, self.norms or {}
+        model = self.built
         begins = None if isinstance(self.start_from, str) else self.beginning
-        leaves = {name: Tensor.parse(text) for name, text in self._leaves().items()}
-        if unknown := set(norms) - set(leaves):
-            raise WrongInput(f"norms: an update has no array {sorted(unknown)[0]}")
         return PlanText(
             name=self.name or model.name.replace("-", "_"),
             purpose=self.purpose,
@@ -201,7 +223,7 @@ class Plan:
             stop=asdict(self.stop) if self.stop else {},
             codec={"name": self.codec} if self.codec not in (None, "float32") else {},
             privacy=self.privacy.table() if self.privacy else {},
-            leaves={name: replace(tensor, norm=norms.get(name)) for name, tensor in leaves.items()},
+            leaves=self._leaves(),
             rounds=self.rounds or model.rounds_default,
             train=tuple(self.train),
             runs=self.runs,

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from fedrec.core.params import Array
 from fedrec.errors import Refused
 from fedrec.exchange.wire import encode, sha256
 from fedrec.scientist.federation import Answer, RoundTask, SiteRefused, SiteState, Watch
@@ -40,6 +41,12 @@ class SiteCalls:
             self._watch(SiteState(site, task.number, "sending"))
             given = (site, task, message, data, carried)
             threading.Thread(target=self._one, args=given, name=f"{task.run} {site}", daemon=True).start()
+
+    def fetch(self, task: RoundTask, answers: Sequence[Answer]) -> tuple[list[Answer], list[dict[str, Array]]]:
+        for site in task.sites:
+            self._watch(SiteState(site, task.number, "uploading"))
+        found = list(self._federation._pool.map(lambda answer: self._federation.fetch(answer), answers))
+        return [answer for answer, _ in found], [ring for _, ring in found]
 
     def tell(self, site: str, task: RoundTask, refusal: Refused) -> None:
         self._federation._pool.submit(self._federation._tell, site, task, refusal.code)

@@ -108,23 +108,23 @@ def test_one_owner_denied_one_plan_with_a_reason_and_all_else_was_approved(told)
     report, said, _, _ = told
     decisions = {(row["site"], row["plan"]): row for row in report["approvals"]}
     assert len(decisions) == 16
-    assert decisions["delphi", "itemcf"]["decision"] == "denied"
-    assert decisions["delphi", "itemcf"]["reason"]
-    assert {row["decision"] for key, row in decisions.items() if key != ("delphi", "itemcf")} == {"approved"}
+    assert decisions["delphi", "mf"]["decision"] == "denied"
+    assert decisions["delphi", "mf"]["reason"]
+    assert {row["decision"] for key, row in decisions.items() if key != ("delphi", "mf")} == {"approved"}
     assert all(row["by"] == f"owner@{row['site']}.example" and row["at"].endswith("Z") for row in decisions.values())
     assert "permit.denied" in said
 
 
 def test_the_denied_plan_ran_at_the_other_three_sites(told):
     report, _, _, _ = told
-    itemcf = [line for line in report["rounds"] if line["run"].startswith("itemcf")]
-    assert [sorted(line["sites"]) for line in itemcf] == [["aurora", "borealis", "cinema-lumen"]] * 2
+    denied = [line for line in report["rounds"] if line["run"].startswith("mf-")]
+    assert [sorted(line["sites"]) for line in denied] == [["aurora", "borealis", "cinema-lumen"]] * 2
 
 
 def test_federated_equals_centralised_to_the_last_printed_digit(told):
     report, _, _, _ = told
     rows = {(row["model"], row["scope"]): row for row in report["table"] if row["institution"] == "all"}
-    for model in ("default", "ease", "itemcf", "my_factors"):
+    for model in ("default", "ease", "mf", "my_factors"):
         for figure in ("p1_hr@10", "p1_ndcg@10", "p3_ndcg@10"):
             assert rows[model, "federated"][figure] == pytest.approx(rows[model, "centralised"][figure], abs=1e-6)
 

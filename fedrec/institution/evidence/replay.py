@@ -15,8 +15,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from nacl.signing import SigningKey
+
 import fedrec
-from fedrec.config import Limits
+from fedrec.config import ConsortiumConfig, Limits, SiteConfig
 from fedrec.core.threads import one_thread
 from fedrec.errors import DataError, Refused
 from fedrec.exchange.plan import PlanText, fingerprint
@@ -24,11 +26,14 @@ from fedrec.exchange.wire import encode, sha256
 from fedrec.institution import policy
 from fedrec.institution.evidence.find import Event, Wanted, events_of
 from fedrec.institution.evidence.reconcile import database
-from fedrec.institution.outgoing import numbers_of, update_of
-from fedrec.institution.permit import stricter
+from fedrec.institution.outgoing import Protect, numbers_of, update_of
+from fedrec.institution.permit import Task, stricter
 from fedrec.institution.store import Store
+from fedrec.institution.sums import protection
 from fedrec.institution.task_files import Runner, base_kept, bounds_of, open_features, rest_of, scale_of
 from fedrec.models import from_plan
+
+TASK = ("kind", "run", "round", "protocol", "base", "nonce", "members")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +68,7 @@ def replay(folder: Path, run: str, jail: Runner, number: int | None = None) -> I
         number: yield this round only; the rounds before it are still done.
 
     Raises:
-        Refused: `replay.run`, `.plan`, `.version`, `.data`, `.policy` or `.base` when something of then is gone.
+        Refused: `replay.` run, plan, version, data, policy, keys or base, when something of then is gone.
     """
     done = [
         event for event in events_of(folder, Wanted(run=run, outcome="done")) if event["act"] in ("train", "evaluate")
@@ -147,7 +152,8 @@ class _Again:
             report = jail.run(f"replay-{event['seq']}", spec, files, bounds)
         if kind == "train":
             rest = rest_of(before)
-            left = update_of(self._plan, self._limits, self._store, protocol, update, report.body, base, rest)
+            given = (self._plan, self._limits, self._store, protocol, update, report.body, base, rest)
+            left = update_of(*given, self._protection() if detail.get("members") else None)
             if left.rest is not None:
                 rest_of(self._private(number)).write_bytes(encode(left.rest))
             after.replace(self._private(number))
@@ -155,6 +161,21 @@ class _Again:
         else:
             said = numbers_of(self._plan, self._store, report.body, scale)[1]
         return Replayed(event["seq"], kind, event["run"], number, protocol, str(detail["sha256"]), said)
+
+    def _protection(self) -> Protect | None:
+        """The masks of a secure sum, with the site's own key."""
+        folder, key = self._state.parent, self._state / "keys" / "site.key"
+        if not key.is_file():
+            raise Refused("replay.keys", "masked updates can only be made again with the site's key", "Replay there")
+        with closing(database(self._state / "ledger.sqlite")) as db:
+            sql = f"SELECT {', '.join(TASK)} FROM jobs WHERE key=?"
+            found = db.execute(sql, (self._event["detail"]["job"],)).fetchone()
+        task = Task.parse(dict(zip(TASK, (*found[:-1], json.loads(found[-1])), strict=True)))
+        config = SiteConfig.load(folder / "site.toml")
+        pinned = {member.name: member.key for member in ConsortiumConfig.load(config.consortium_path).member}
+        signing = SigningKey(bytes.fromhex(key.read_text().strip()))
+        own = (config.name, signing, pinned, self._store.n_items, self._plan, self._plan_text)
+        return protection(*own, task)
 
     def _private(self, number: int) -> Path:
         return self._place / f"{self._event['request']}-{number}.state"

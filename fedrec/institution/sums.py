@@ -1,0 +1,119 @@
+"""Secure sums at a site: masking its update for a member set, and refusing sets whose sums would tell a part.
+
+Two sums of one statistic over sets that differ by one institution give that institution's part by subtraction. A round
+may still be done again without a site that was lost: as long as nothing of the first try has left this site, the first
+try is made void and can never leave.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from fedrec.config.site import Limits
+from fedrec.core.params import Array
+from fedrec.errors import Refused
+from fedrec.exchange.plan import PlanText
+from fedrec.exchange.secure_sum import FEW, masked, to_ring
+from fedrec.exchange.wire import canonical
+from fedrec.models import GRADIENTS
+
+if TYPE_CHECKING:
+    from nacl.signing import SigningKey
+
+    from fedrec.institution.outgoing import Protect
+    from fedrec.institution.permit import Task
+
+TABLE = """
+CREATE TABLE IF NOT EXISTS sums (job TEXT PRIMARY KEY, context TEXT UNIQUE NOT NULL, statistic TEXT NOT NULL,
+    members TEXT NOT NULL, state TEXT NOT NULL);
+"""
+
+
+def check_members(plan: PlanText, kind: str, members: Sequence[str], own: str, consortium: Iterable[str]) -> None:
+    """Refuse a task whose member set is not one of this plan.
+
+    Args:
+        consortium: all members' names, in their order.
+
+    Raises:
+        Refused: `sum.members`, `sum.few`.
+    """
+    if kind != "train":
+        return
+    if (plan.protects.sum == "plain") != (not members):
+        raise Refused("sum.members", "a task names its members if its plan has a secure sum", "Use fedrec's driver")
+    if not members:
+        return
+    known = [name for name in consortium if not plan.sites or name in plan.sites]
+    if own not in members or [name for name in known if name in members] != list(members):
+        reason = "the members are not institutions of this plan in the consortium's order, this one among them"
+        raise Refused("sum.members", reason, "Use fedrec's driver")
+    if len(members) < FEW and plan.protects.epsilon is None:
+        reason = "for two institutions a sum protects nothing against each other"
+        raise Refused("sum.few", reason, "Ask a third institution, or submit with epsilon")
+
+
+def enter(db: sqlite3.Connection, job: str, task: Task, plan: str, data_version: str, caps: Limits) -> None:
+    """Write down a masked update that is about to be made; the caller holds the transaction.
+
+    Raises:
+        Refused: `sum.used` when these masks were used before, `sum.members` when a sum that differs by too few
+            institutions has begun to leave.
+    """
+    statistic = _statistic(PlanText.parse(plan), task, data_version)
+    if db.execute("SELECT 1 FROM sums WHERE context=?", (context := _digest(_context(plan, task)),)).fetchone():
+        raise Refused("sum.used", "the masks of this round were used before", "Start a new run")
+    for other, names, state in db.execute("SELECT job, members, state FROM sums WHERE statistic=?", (statistic,)):
+        if not 0 < len(set(json.loads(names)) ^ set(task.members)) < caps.members_apart or state == "void":
+            continue
+        if state == "left":
+            reason = "a sum of the same statistic over nearly the same institutions has left; the difference would tell"
+            raise Refused("sum.members", reason, "Finish it with the same institutions, or wait for new data")
+        db.execute("UPDATE sums SET state='void' WHERE job=?", (other,))
+    db.execute("INSERT INTO sums VALUES (?,?,?,?,'held')", (job, context, statistic, json.dumps(task.members)))
+
+
+def leave(db: sqlite3.Connection, job: str) -> None:
+    """Let a masked update leave; the caller holds the transaction. Raises: Refused `sum.void`."""
+    if db.execute("SELECT 1 FROM sums WHERE job=? AND state='void'", (job,)).fetchone():
+        raise Refused("sum.void", "the round was done again with other institutions", "Use that answer")
+    db.execute("UPDATE sums SET state='left' WHERE job=?", (job,))
+
+
+def protection(
+    name: str, key: SigningKey, pinned: Mapping[str, str], n_items: int, plan: PlanText, text: str, task: Task
+) -> Protect | None:
+    """What makes of this institution's update that which may leave; None where the plan has no secure sum.
+
+    Args:
+        name, key: the institution and its site's key.
+        pinned: the members' public keys by name, hex.
+        text: the plan's.
+    """
+    if not task.members:
+        return None
+
+    def protect(tensors: Mapping[str, Array], rows: int, users: int) -> dict[str, Array]:
+        ring = to_ring(plan, tensors, rows, users, len(task.members), n_items)
+        return masked(ring, name, key, {member: pinned[member] for member in task.members}, _context(text, task))
+
+    return protect
+
+
+def _context(plan: str, task: Task) -> bytes:
+    """What a round's masks are for; the same at every member."""
+    facts = {name: getattr(task, name) for name in ("kind", "run", "round", "protocol", "base", "nonce")}
+    return canonical({**facts, "plan": _digest(plan.encode()), "members": list(task.members)})
+
+
+def _statistic(plan: PlanText, task: Task, data_version: str) -> str:
+    """What two sums are compared by: gradients at one model; of all else, own code too, the version of the data."""
+    return f"{data_version} {task.base}" if plan.model["name"] in GRADIENTS else data_version
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
