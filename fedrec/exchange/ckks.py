@@ -1,12 +1,13 @@
 """Sums of ciphertexts: institutions share a key, the centre adds what it cannot read, an institution decrypts the sum.
 
-Numbers that are not whole go by CKKS, whole ones by BFV, both of TenSEAL (Microsoft SEAL) with 128-bit parameters and
-only as many bits as additions need. Every institution holds the same secret and encrypts with it, so there is no public
-key that somebody could swap, and the centre needs the modulus alone: it adds arrays of whole numbers.
+What is encrypted are the whole numbers of secure_sum.py: fixed-point numbers by CKKS, counts by BFV, both of TenSEAL
+(Microsoft SEAL) with 128-bit parameters and only as many bits as additions need. Every institution holds the same
+secret and encrypts with it, so there is no public key that somebody could swap, and the centre needs the modulus
+alone: it adds arrays of whole numbers.
 
 CKKS is not safe by itself once somebody sees what was decrypted: the noise in it gives the key away (Li and Micciancio
-2021, Eurocrypt). So numbers are rounded to a grid before, coarser than all noise can be, and to the grid again
-after: what comes out depends on what went in, and on nothing else. What may be decrypted at all: ckks_tag.py.
+2021, Eurocrypt). So its numbers are whole, one apart being more than all noise can be, and are rounded again: what
+comes out is the exact sum of what went in, and tells nothing of the noise. What may be decrypted at all: ckks_tag.py.
 
 Source: Cheon, Kim, Kim, Song 2017, Asiacrypt (CKKS); Fan and Vercauteren 2012 (BFV); Albrecht et al. 2018,
 Homomorphic Encryption Security Standard, table 1 (128-bit security at degree 4096, ternary secrets: 109 bits at most).
@@ -30,55 +31,67 @@ from fedrec.exchange.wire import decode, encode
 DEGREE, BITS = 4096, (54, 54)  # of the ring; of the modulus, and of one that SEAL wants beside it
 Q = 0x3FFFFFFFFD2001  # the modulus of every ciphertext: the first prime that SEAL chooses for BITS
 PLAIN = 1099511480321  # 40 bits: BFV's numbers are modulo this
-SLOTS = {"ckks": DEGREE // 2, "bfv": DEGREE}  # numbers in one ciphertext
+SLOTS = {"bfv": DEGREE, "ckks": DEGREE // 2}  # numbers in one ciphertext
 WIDTH = 7  # bytes of a number below Q
 MAX_SITES = 50
 NOISE = 24  # largest error of one coefficient: 21 of SEAL's noise, 1/2 of rounding, the rest floating point
-Layout = Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]
 
 
 @dataclass(frozen=True, slots=True)
-class Grid:
-    """How numbers are rounded so that their sum comes out as it went in.
+class Form:
+    """One array of unsigned whole numbers that are added modulo 2^width.
 
     Args:
-        sites: how many updates are added; 1 to 50.
-        bound: the largest absolute number of one update that is not whole.
+        whole: counts, which go by BFV; fixed-point numbers go by CKKS.
     """
 
+    shape: tuple[int, ...]
+    width: int
+    whole: bool
+
+    @property
+    def scheme(self) -> str:
+        return "bfv" if self.whole else "ckks"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The arrays of an update by name, and how many updates are added, 1 to 50."""
+
+    forms: Mapping[str, Form]
     sites: int
-    bound: float
 
     def __post_init__(self) -> None:
         if not 1 <= self.sites <= MAX_SITES:
             raise Refused("ckks.sites", f"{self.sites} institutions, at most {MAX_SITES} add up", "Ask fewer")
-        if not (2.0**-100 <= self.bound <= 2.0**100):
-            raise Refused("ckks.range", "the bound of the numbers is not positive or too large", "Give another bound")
+
+    def scale(self, scheme: str) -> int:
+        """What 1 is in a ciphertext; CKKS: the noise of all sites, in the worst case, stays below half of it."""
+        return 1 if scheme == "bfv" else int(2 ** math.ceil(math.log2(2 * self.sites * DEGREE * NOISE)))
+
+    def most(self, scheme: str) -> int:
+        """The largest absolute number of one update; the sum stays below a quarter of the modulus."""
+        return (PLAIN // 4 if scheme == "bfv" else 2**52 // self.scale(scheme)) // self.sites
+
+    def limbs(self, form: Form) -> tuple[int, int]:
+        """(parts that a number is split into, bits of each); one part keeps its sign, many have none."""
+        most = self.most(form.scheme)
+        if 2 ** (form.width - 1) // self.sites <= most:
+            return 1, form.width
+        bits = most.bit_length() - 1
+        return -(-form.width // bits), bits
+
+    def counts(self) -> dict[str, int]:
+        """Ciphertexts of each scheme that is needed."""
+        numbers = dict.fromkeys(SLOTS, 0)
+        for form in self.forms.values():
+            numbers[form.scheme] += self.limbs(form)[0] * math.prod(form.shape)
+        return {scheme: -(-count // SLOTS[scheme]) for scheme, count in numbers.items() if count}
 
     @property
-    def scale(self) -> int:
-        """What one step becomes in a ciphertext: the noise of all sites, in the worst case, stays below half of it."""
-        return int(2 ** math.ceil(math.log2(2 * self.sites * DEGREE * NOISE)))
-
-    @property
-    def most(self) -> int:
-        """Steps that one update may have: the sum's coefficients stay below a quarter of the modulus."""
-        return int(2**52 // (self.sites * self.scale))
-
-    @property
-    def step(self) -> float:
-        """The distance of two points of the grid; a power of two."""
-        return float(2.0 ** math.ceil(math.log2(self.bound / self.most)))
-
-    @property
-    def error(self) -> float:
-        """Largest absolute error of a number of the sum: half a step for each site; below sites³ · bound · 2^-33."""
-        return self.sites * self.step / 2
-
-    @property
-    def whole(self) -> int:
-        """The largest absolute whole number of one update; the sum is exact."""
-        return PLAIN // 4 // self.sites
+    def nbytes(self) -> int:
+        """Bytes of an encrypted update's arrays: 28 for each part of a number, 14 of a count, in full ciphertexts."""
+        return sum(count * 2 * DEGREE * WIDTH for count in self.counts().values())
 
 
 def make_key() -> bytes:
@@ -100,81 +113,74 @@ def key_id(key: bytes) -> str:
     return hashlib.sha256(b"fedrec-ckks-key-v1\n" + key).hexdigest()
 
 
-def size(layout: Layout) -> int:
-    """Bytes of an encrypted update's arrays, without a header: 28 a number, 14 a whole one, in full ciphertexts."""
-    return sum(count * 2 * DEGREE * WIDTH for count in _counts(layout).values())
+def encrypt(ring: Mapping[str, Array], key: bytes, layout: Layout) -> dict[str, Array]:
+    """Ciphertexts by scheme, numbers below Q, of shape (ciphertexts, 2, 4096); twice the same gives others.
 
-
-def check_size(layout: Layout, most: int) -> None:
-    """Refuse what is too large once encrypted; `most` in bytes. Raises: Refused `ckks.bytes`."""
-    if (needed := size(layout)) > most:
-        reason = f"encrypted, an update needs {needed / 1e6:.1f} MB, {most / 1e6:g} MB may leave"
-        raise Refused("ckks.bytes", reason, "Take the secure sum, fewer items, or ask the owner for a larger limit")
-
-
-def encrypt(tensors: Mapping[str, Array], key: bytes, grid: Grid) -> bytes:
-    """An update that only who has the key can read; twice the same gives other bytes.
+    Args:
+        ring: unsigned arrays, as `secure_sum.to_ring` gives them.
 
     Raises:
-        Refused: `ckks.range` for a number that is not finite or above the grid's bound.
+        Refused: `ckks.range` for a number that so many sites cannot add.
     """
-    floats, wholes = _flat(tensors, "f"), _flat(tensors, "iu")
-    if not (np.abs(floats) <= grid.bound).all():
-        raise Refused("ckks.range", f"the update has a number above {grid.bound:g}", "Clip it, or give a larger bound")
-    if not ((wholes <= grid.whole) & (wholes >= -grid.whole)).all():
-        raise Refused("ckks.range", f"the update has a whole number above {grid.whole}", "Take the secure sum")
-    parts = {
-        "ckks": _encrypted("ckks", np.rint(floats.astype(np.float64) / grid.step), key, grid.scale),
-        "bfv": _encrypted("bfv", wholes, key, 1),
-    }
-    return pack({name: part for name, part in parts.items() if len(part)})
+    found = {}
+    for scheme in layout.counts():
+        parts = [np.zeros(0, np.int64)]
+        for name, form in _of(layout, scheme):
+            (count, bits), numbers = layout.limbs(form), ring[name].ravel()
+            if count == 1:
+                parts.append(numbers.view(f"int{form.width}").astype(np.int64))
+            else:
+                whole = numbers.astype(np.uint64)
+                parts += [
+                    ((whole >> np.uint64(bits * i)) & np.uint64(2**bits - 1)).astype(np.int64) for i in range(count)
+                ]
+        flat, most = np.concatenate(parts), layout.most(scheme)
+        if not ((flat <= most) & (flat >= -most)).all():
+            raise Refused("ckks.range", f"{layout.sites} sites cannot add numbers above {most}", "Take fewer bits")
+        found[scheme] = _encrypted(scheme, flat, key, layout.scale(scheme))
+    return found
 
 
-def add(updates: Sequence[bytes], layout: Layout) -> bytes:
-    """The encrypted sum; needs no key.
-
-    Raises:
-        Refused: `ckks.form` when one is not of this layout.
-    """
-    total = unpack(updates[0], layout)
+def add(updates: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+    """The sum of ciphertexts, as `unpack` gives them; needs no key."""
+    total = dict(updates[0])
     for update in updates[1:]:
-        total = {name: (total[name] + part) % Q for name, part in unpack(update, layout).items()}
-    return pack(total)
+        total = {name: (total[name] + part) % Q for name, part in update.items()}
+    return total
 
 
-def decrypt(data: bytes, key: bytes, grid: Grid, layout: Layout) -> dict[str, Array]:
-    """What was encrypted, or the sum of that; float64 and int64.
+def decrypt(ciphers: Mapping[str, Array], key: bytes, layout: Layout) -> dict[str, Array]:
+    """The ring that was encrypted, or the sum of the rings.
 
     Raises:
-        Refused: `ckks.form`, or `ckks.garbage` when it was encrypted with another key, or is no sum of `grid.sites`.
+        Refused: `ckks.garbage` when the key is another, or this is no sum of `layout.sites`.
     """
-    ciphers = unpack(data, layout)
-    most = {"ckks": grid.sites * (grid.most + 1), "bfv": PLAIN // 4}
-    scales = {"ckks": grid.scale, "bfv": 1}
-    flat: dict[str, Array] = {}
-    for name, cipher in ciphers.items():
-        found = _decrypted(name, cipher, key, scales[name])
-        used = sum(math.prod(shape) for dtype, shape in layout.values() if _scheme(dtype) == name)
-        if not (np.abs(found) <= most[name]).all() or found[used:].any():
-            raise Refused("ckks.garbage", "this is no sum that the key opens", "Compare the institutions' keys")
-        flat[name] = found[:used] * grid.step if name == "ckks" else found[:used]
-    at, result = dict.fromkeys(flat, 0), dict[str, Array]()
-    for title in sorted(layout):
-        dtype, shape = layout[title]
-        name, count = _scheme(dtype), math.prod(shape)
-        result[title] = flat[name][at[name] : at[name] + count].reshape(shape)
-        at[name] += count
-    return result
+    result: dict[str, Array] = {}
+    for scheme, cipher in ciphers.items():
+        numbers, at = _decrypted(scheme, cipher, key, layout.scale(scheme)), 0
+        if not (np.abs(numbers) <= layout.sites * layout.most(scheme)).all():
+            raise _garbage()
+        whole = numbers.astype(np.int64).astype(np.uint64)
+        for name, form in _of(layout, scheme):
+            (count, bits), size = layout.limbs(form), math.prod(form.shape)
+            total = np.zeros(size, np.uint64)
+            for i in range(count):
+                total += whole[at : at + size] << np.uint64(bits * i)
+                at += size
+            result[name] = total.astype(f"uint{form.width}").reshape(form.shape)
+        if whole[at:].any():
+            raise _garbage()
+    return {name: result[name] for name in layout.forms}
 
 
-def pack(ciphers: Mapping[str, Array]) -> bytes:
-    """Ciphertexts, as `unpack` gives them, in as many bytes as their numbers need."""
+def pack(ciphers: Mapping[str, Array]) -> dict[str, Array]:
+    """Ciphertexts in as many bytes as their numbers need."""
     short = {name: np.ascontiguousarray(part, "<u8").view(np.uint8) for name, part in ciphers.items()}
-    return encode({name: part.reshape(-1, 2, DEGREE, 8)[..., :WIDTH] for name, part in short.items()})
+    return {name: part.reshape(-1, 2, DEGREE, 8)[..., :WIDTH] for name, part in short.items()}
 
 
-def unpack(data: bytes, layout: Layout) -> dict[str, Array]:
-    """The ciphertexts as whole numbers below Q, by scheme; each of shape (ciphertexts, 2, 4096).
+def unpack(parts: Mapping[str, Array], layout: Layout) -> dict[str, Array]:
+    """The ciphertexts that `pack` packed.
 
     Nothing of SEAL reads bytes from elsewhere: its own are made anew from these numbers.
 
@@ -182,50 +188,37 @@ def unpack(data: bytes, layout: Layout) -> dict[str, Array]:
         Refused: `ckks.form` when they are others than the layout gives.
     """
     bad = Refused("ckks.form", "the encrypted update has another form than the plan gives", "Leave it out")
-    try:
-        parts = decode(data)
-    except Refused:
-        raise bad from None
-    counts = _counts(layout)
-    shapes = {name: (count, 2, DEGREE, WIDTH) for name, count in counts.items()}
-    if {name: part.shape for name, part in parts.items()} != shapes:
+    counts, found = layout.counts(), dict[str, Array]()
+    if {name: part.shape for name, part in parts.items()} != {
+        name: (count, 2, DEGREE, WIDTH) for name, count in counts.items()
+    }:
         raise bad
-    if any(part.dtype != np.uint8 for part in parts.values()):
-        raise bad
-    wide = {name: np.zeros((count, 2, DEGREE, 8), np.uint8) for name, count in counts.items()}
     for name, part in parts.items():
-        wide[name][..., :WIDTH] = part
-    found: dict[str, Array] = {name: part.view("<u8")[..., 0] for name, part in wide.items()}
-    if any((part >= Q).any() for part in found.values()):
-        raise bad
+        if part.dtype != np.uint8:
+            raise bad
+        wide = np.zeros((counts[name], 2, DEGREE, 8), np.uint8)
+        wide[..., :WIDTH] = part
+        found[name] = wide.view("<u8")[..., 0]
+        if (found[name] >= Q).any():
+            raise bad
     return found
 
 
-def _scheme(dtype: np.dtype[Any]) -> str:
-    return "ckks" if dtype.kind == "f" else "bfv"
+def _of(layout: Layout, scheme: str) -> list[tuple[str, Form]]:
+    return [(name, form) for name, form in sorted(layout.forms.items()) if form.scheme == scheme]
 
 
-def _counts(layout: Layout) -> dict[str, int]:
-    """Ciphertexts of each scheme that is needed."""
-    numbers = dict.fromkeys(SLOTS, 0)
-    for dtype, shape in layout.values():
-        numbers[_scheme(dtype)] += math.prod(shape)
-    return {name: -(-count // SLOTS[name]) for name, count in numbers.items() if count}
-
-
-def _flat(tensors: Mapping[str, Array], kinds: str) -> Array:
-    parts = [tensors[name].ravel() for name in sorted(tensors) if tensors[name].dtype.kind in kinds]
-    return np.concatenate(parts) if parts else np.zeros(0)
+def _garbage() -> Refused:
+    return Refused("ckks.garbage", "this is no sum that the key opens", "Compare the institutions' keys")
 
 
 def _encrypted(scheme: str, numbers: Array, key: bytes, scale: int) -> Array:
     """Ciphertexts of whole numbers; shape (ciphertexts, 2, DEGREE)."""
     slots = SLOTS[scheme]
-    context = _context(key, scheme) if len(numbers) else None
+    context = _context(key, scheme)
     rows = np.zeros((-(-len(numbers) // slots), slots), np.float64 if scheme == "ckks" else np.int64)
     rows.ravel()[: len(numbers)] = numbers
-    found = [_numbers(_seal(scheme, context, row, scale)) for row in rows]
-    return np.stack(found) if found else np.zeros((0, 2, DEGREE), np.uint64)
+    return np.stack([_numbers(_seal(scheme, context, row, scale)) for row in rows])
 
 
 def _decrypted(scheme: str, ciphers: Array, key: bytes, scale: int) -> Array:

@@ -1,47 +1,73 @@
-"""What a plan with `[privacy] sum = "ckks"` needs: the form of its encrypted updates, their grid, their size."""
+"""The encrypted updates of a plan with `[privacy] sum = "ckks"`, as they travel: ciphertexts, and a tag beside them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
 import numpy as np
 
+from fedrec.core.params import Array
 from fedrec.errors import Refused
-from fedrec.exchange.ckks import Grid, Layout, check_size
-from fedrec.exchange.ckks_tag import MIN_MEMBERS
-from fedrec.exchange.plan import PlanText
+from fedrec.exchange import ckks, ckks_tag
+from fedrec.exchange.ckks import Form, Layout
+
+if TYPE_CHECKING:
+    from fedrec.exchange.plan import PlanText
+
+TAG, TAGS = "tag", "tags"  # arrays beside the ciphertexts: of one update; of a sum, in the order of its members
+WEIGHT = Form((1,), 64, True)
 
 
-def layout_of(plan: PlanText, n_items: int) -> Layout:
-    """dtype and shape of each array of an update."""
-    return {name: (np.dtype(one.dtype), one.sized(n_items)) for name, one in plan.leaves.items()}
+def layout_of(plan: PlanText, n_items: int, sites: int) -> Layout:
+    """The ring of an update of this plan; `sites` updates are added. Raises: Refused `ckks.sites`."""
+    from fedrec.exchange.secure_sum import WEIGHT as NAME
+    from fedrec.exchange.secure_sum import weighed
+
+    forms = {}
+    for name, one in plan.leaves.items():
+        bits, width = one.fixed or (0, 64)
+        forms[name] = Form(one.sized(n_items), width, bits == 0)
+    return Layout({**forms, NAME: WEIGHT} if weighed(plan) else forms, sites)
 
 
-def grid_of(plan: PlanText, sites: int, factor: float = 1.0) -> Grid:
-    """The grid for the sum of `sites` updates; their bound is the largest norm that the plan lets out.
+def encrypted(ring: Mapping[str, Array], key: bytes, layout: Layout, context: bytes, site: str) -> dict[str, Array]:
+    """What leaves the site. Raises: Refused `ckks.range`."""
+    ciphers = ckks.encrypt(ring, key, layout)
+    return {**ckks.pack(ciphers), TAG: ckks_tag.seal(ciphers, key, context, site)}
 
-    Args:
-        factor: what an institution multiplies its update with, at most.
+
+def added(messages: Sequence[Mapping[str, Array]], layout: Layout) -> dict[str, Array]:
+    """What an institution is asked to decrypt: the sum, and the members' tags in their order.
 
     Raises:
-        Refused: `plan.privacy` where an array of numbers that are not whole has no norm; `ckks.sites`; `ckks.range`.
+        Refused: `ckks.form` when a message is no encrypted update of this plan.
     """
-    norms = [one.norm for one in plan.leaves.values() if np.dtype(one.dtype).kind == "f"]
-    known = [norm for norm in norms if norm is not None]
-    if len(known) < len(norms):
-        reason = "encrypted numbers need a bound, and an array of the plan has no norm"
-        raise Refused("plan.privacy", reason, "Give each array a norm, or take the secure sum")
-    return Grid(sites, max([*known, 2.0**-100]) * factor)
+    tags = [_taken(message, TAG, (ckks_tag.SIZE,)) for message in messages]
+    total = ckks.add([ckks.unpack(_rest(message, TAG), layout) for message in messages])
+    return {**ckks.pack(total), TAGS: np.stack(tags)}
 
 
-def check_plan(plan: PlanText, n_items: int, sites: int, most: int) -> None:
-    """Accept a plan whose updates can be encrypted and added; `most` bytes may leave a site in one update.
+def decrypted(
+    asked: Mapping[str, Array], key: bytes, layout: Layout, context: bytes, members: Sequence[str]
+) -> dict[str, Array]:
+    """The ring of the sum, if that is what was asked.
 
     Raises:
-        Refused: `plan.privacy`, `ckks.bytes` with the size, and as `grid_of`.
+        Refused: `ckks.form`, `ckks.tag`, `ckks.sum`, `ckks.garbage`.
     """
-    if sites < MIN_MEMBERS:
-        reason = f"of {sites} institutions' sum each reads what the other sent"
-        raise Refused("plan.privacy", reason, "Ask a third institution, or use noise at each site")
-    if plan.codec:
-        raise Refused("plan.privacy", "encrypted numbers are not packed by a codec", "Leave the codec out")
-    check_size(layout_of(plan, n_items), most)
-    grid_of(plan, sites)
+    tags = _taken(asked, TAGS, (len(members), ckks_tag.SIZE))
+    ciphers = ckks.unpack(_rest(asked, TAGS), layout)
+    ckks_tag.check_sum(ciphers, dict(zip(members, tags, strict=True)), key, context)
+    return ckks.decrypt(ciphers, key, layout)
+
+
+def _taken(message: Mapping[str, Array], name: str, shape: tuple[int, ...]) -> Array:
+    array = message.get(name)
+    if array is None or array.shape != shape or array.dtype != np.uint8:
+        raise Refused("ckks.form", "an encrypted update has no tag, or another form of one", "Leave it out")
+    return array
+
+
+def _rest(message: Mapping[str, Array], name: str) -> dict[str, Array]:
+    return {key: array for key, array in message.items() if key != name}

@@ -1,10 +1,10 @@
 """How an institution knows that it decrypts the sum of all members' ciphertexts, without seeing one of them.
 
 Who could have anything decrypted would need no key: one institution's ciphertext gives its update, and a sum that was
-moved a little gives the key away. So each institution states its ciphertext's tag: eight linear hashes modulo Q, whose
-coefficients come from the shared key and from what the statement is about, so that the centre does not know them. The
-tags of all members add up to the tag of their sum, and of nothing else, up to a chance of 2^-128. The tag itself
-travels encrypted: two of them known would let the centre mix their ciphertexts.
+moved a little gives the key away. So each ciphertext has a tag: eight linear hashes modulo Q, whose coefficients come
+from the shared key and from the round, so that the centre does not know them. The tags of all members add up to the
+tag of their sum, and of nothing else, up to a chance of 2^-128. Tags travel sealed: with some of them known, the centre
+could mix ciphertexts so that the tag stays right.
 
 Source: Carter and Wegman 1979 (universal hashing); Agrawal and Boneh 2009, ACNS (homomorphic MACs).
 """
@@ -12,8 +12,7 @@ Source: Carter and Wegman 1979 (universal hashing); Agrawal and Boneh 2009, ACNS
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 from cryptography.exceptions import InvalidTag
@@ -21,88 +20,56 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from nacl.signing import SigningKey
 
 from fedrec.core.params import Array
 from fedrec.errors import Refused
-from fedrec.exchange.ckks import DEGREE, WIDTH, Layout, Q, key_id, unpack
-from fedrec.exchange.passport import sign, signed_by
-from fedrec.exchange.wire import canonical, sha256
+from fedrec.exchange.ckks import DEGREE, WIDTH, Q
 
 HASHES = 8  # of 16 bits each: a chance of 2^-128
 LIMB = 18  # bits; 2^16 · 2^18 · 8192 numbers stays whole in float64
-MIN_MEMBERS = 3  # of two, the sum tells each what the other sent
-ABOUT = ("run", "round", "protocol", "plan", "members")
-FIELDS = frozenset([*ABOUT, "kind", "key", "site", "sha256", "tag", "signature"])
-KIND = "fedrec-ckks-v1"
+SIZE = 12 + HASHES * WIDTH + 16  # bytes of a sealed tag: nonce, hashes, what shows that nobody changed it
 Tag = tuple[int, ...]
 
 
-def about(run: str, number: int, protocol: str, plan: str, members: Sequence[str]) -> dict[str, Any]:
-    """What all statements of one sum say alike.
+def seal(ciphers: Mapping[str, Array], key: bytes, context: bytes, site: str) -> Array:
+    """The sealed tag of a site's ciphertexts; SIZE bytes.
 
     Args:
-        plan: its fingerprint.
-        members: the institutions whose updates are added, as the permit names them.
-
-    Raises:
-        Refused: `ckks.members` for fewer than three, or one twice.
+        context: what the sum is: plan, run, round, rows, model, members; the same at all of them.
     """
-    if len(set(members)) != len(members) or len(members) < MIN_MEMBERS:
-        reason = f"a sum of {len(set(members))} institutions would show one what another sent"
-        raise Refused("ckks.members", reason, f"Name at least {MIN_MEMBERS}, each once, or use noise at each site")
-    return {"run": run, "round": number, "protocol": protocol, "plan": plan, "members": sorted(members)}
-
-
-def state(
-    data: bytes, layout: Layout, key: bytes, facts: Mapping[str, Any], site: str, signer: SigningKey
-) -> dict[str, Any]:
-    """An institution's signed statement about its encrypted update, for whoever will decrypt the sum.
-
-    Args:
-        data: from `ckks.encrypt`.
-        facts: from `about`.
-        site: the institution's name; `signer` its site's own key.
-    """
-    if site not in facts["members"]:
-        raise Refused("ckks.members", "this institution is not among those whose updates are added", "Leave it out")
-    said = {**facts, "kind": KIND, "key": key_id(key), "site": site, "sha256": sha256(data)}
-    found = b"".join(one.to_bytes(WIDTH, "big") for one in tag(unpack(data, layout), key, facts))
+    found = b"".join(one.to_bytes(WIDTH, "big") for one in tag(ciphers, key, context))
     nonce = os.urandom(12)
-    sealed = nonce + ChaCha20Poly1305(_derived(key, b"seal", {})).encrypt(nonce, found, canonical(said))
-    return sign({**said, "tag": sealed.hex()}, signer)
+    sealed = ChaCha20Poly1305(_derived(key, b"seal", context)).encrypt(nonce, found, site.encode())
+    return np.frombuffer(nonce + sealed, np.uint8)
 
 
-def check_sum(
-    data: bytes,
-    layout: Layout,
-    key: bytes,
-    facts: Mapping[str, Any],
-    statements: Sequence[Mapping[str, Any]],
-    pinned: Mapping[str, str],
-) -> None:
-    """Accept `data` only if it is the sum of the ciphertexts that all members stated, each once.
+def check_sum(ciphers: Mapping[str, Array], tags: Mapping[str, Array], key: bytes, context: bytes) -> None:
+    """Accept ciphertexts only if they are the sum of those that the members sealed.
 
     Args:
-        pinned: each institution's public key, by name.
+        tags: each member's, by name.
 
     Raises:
-        Refused: `ckks.members`, `ckks.unsigned`, `ckks.key`, `ckks.form`, or `ckks.sum` for anything else than the sum.
+        Refused: `ckks.tag` for one that its institution did not make with this key for this sum; `ckks.sum`.
     """
-    if sorted(str(said.get("site")) for said in statements) != facts["members"]:
-        raise Refused("ckks.members", "the statements are not one of each member", "Bring those of this round")
     total = [0] * HASHES
-    for said in statements:
-        opened = _opened(said, key, facts, pinned.get(said["site"], ""))
-        total = [(a + b) % Q for a, b in zip(total, opened, strict=True)]
-    if tuple(total) != tag(unpack(data, layout), key, facts):
-        raise Refused("ckks.sum", "this is not the sum of what the members stated", "Add all members' updates, once")
+    for site, sealed in tags.items():
+        data = sealed.tobytes()
+        try:
+            text = ChaCha20Poly1305(_derived(key, b"seal", context)).decrypt(data[:12], data[12:], site.encode())
+        except InvalidTag:
+            reason = f"the tag of {site} was not made for this sum with the shared key"
+            raise Refused("ckks.tag", reason, "Compare what fedrec site keys prints at each institution") from None
+        hashes = [int.from_bytes(text[at : at + WIDTH], "big") for at in range(0, WIDTH * HASHES, WIDTH)]
+        total = [(a + b) % Q for a, b in zip(total, hashes, strict=True)]
+    if tuple(total) != tag(ciphers, key, context):
+        raise Refused("ckks.sum", "this is not the sum of all members' updates", "Add each member's update, once")
 
 
-def tag(ciphers: Mapping[str, Array], key: bytes, facts: Mapping[str, Any]) -> Tag:
+def tag(ciphers: Mapping[str, Array], key: bytes, context: bytes) -> Tag:
     """The linear hashes of ciphertexts: tag(a) + tag(b) = tag(a + b) modulo Q."""
     limbs, count = np.zeros((HASHES, 3), np.int64), 2 * DEGREE
-    stream = Cipher(algorithms.ChaCha20(_derived(key, b"hash", facts), bytes(16)), None).encryptor()
+    stream = Cipher(algorithms.ChaCha20(_derived(key, b"hash", context), bytes(16)), None).encryptor()
     for name in sorted(ciphers):
         for cipher in ciphers[name].reshape(-1, count).astype(np.uint64):
             factors = np.frombuffer(stream.update(bytes(HASHES * count * 2)), "<u2").reshape(HASHES, count)
@@ -111,23 +78,6 @@ def tag(ciphers: Mapping[str, Array], key: bytes, facts: Mapping[str, Any]) -> T
     return tuple(sum(int(part) << (LIMB * i) for i, part in enumerate(row)) % Q for row in limbs)
 
 
-def _opened(said: Mapping[str, Any], key: bytes, facts: Mapping[str, Any], pinned: str) -> Tag:
-    if set(said) != FIELDS or said["kind"] != KIND or not signed_by(said, pinned):
-        raise Refused("ckks.unsigned", "a statement is not signed with the institution's pinned key", "Bring another")
-    if any(said[name] != facts[name] for name in ABOUT):
-        raise Refused("ckks.members", "a statement is about another sum", "Bring those of this round")
-    if said["key"] != key_id(key):
-        raise Refused("ckks.key", "an update was encrypted with another key", "Compare what fedrec site keys prints")
-    rest = {name: value for name, value in said.items() if name not in ("tag", "signature")}
-    try:
-        sealed = bytes.fromhex(str(said["tag"]))
-        text = ChaCha20Poly1305(_derived(key, b"seal", {})).decrypt(sealed[:12], sealed[12:], canonical(rest))
-    except (InvalidTag, ValueError):
-        raise Refused("ckks.unsigned", "a statement's tag was not made with the shared key", "Bring another") from None
-    return tuple(int.from_bytes(text[at : at + WIDTH], "big") for at in range(0, WIDTH * HASHES, WIDTH))
-
-
-def _derived(key: bytes, use: bytes, facts: Mapping[str, Any]) -> bytes:
+def _derived(key: bytes, use: bytes, context: bytes) -> bytes:
     """32 bytes for one use and one sum."""
-    info = b"fedrec-ckks " + use + b"\n" + canonical({name: facts[name] for name in facts})
-    return HKDF(SHA256(), 32, salt=None, info=info).derive(key)
+    return HKDF(SHA256(), 32, salt=None, info=b"fedrec-ckks " + use + b"\n" + context).derive(key)

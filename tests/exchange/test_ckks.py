@@ -1,4 +1,4 @@
-"""Encrypted sums: how far they may be off, what is refused, how large they are. The attacks are in tests/attacks."""
+"""Encrypted sums: they are exact, what is refused, how large they are. The attacks are in tests/attacks."""
 
 from __future__ import annotations
 
@@ -9,136 +9,136 @@ from hypothesis import strategies as st
 
 from fedrec.errors import Refused
 from fedrec.exchange import ckks
-from fedrec.exchange.ckks import PLAIN, SLOTS, Grid, Q
-from fedrec.exchange.ckks_plan import check_plan, grid_of, layout_of
+from fedrec.exchange.ckks import PLAIN, Form, Layout, Q
+from fedrec.exchange.ckks_plan import added, decrypted, encrypted, layout_of
 from fedrec.exchange.plan import PlanText, Tensor
-from fedrec.exchange.wire import decode, encode
+from fedrec.exchange.secure_sum import add, from_ring, to_ring
 
 KEY = ckks.make_key()
-VECTOR = {"v": (np.dtype("float32"), (5,))}
+WIDTHS = st.sampled_from([8, 16, 32, 64])
+FIVE = Layout({"v": Form((5,), 32, False)}, 3)
 
 
-def layout(tensors):
-    return {name: (array.dtype, array.shape) for name, array in tensors.items()}
+def ring_of(rng, form, sites):
+    """Numbers that `sites` institutions can add without wrapping, the largest and the smallest among them."""
+    most = (2 ** (form.width - 1) - 1) // sites
+    found = rng.integers(-most, most, form.shape, endpoint=True)
+    found.ravel()[:2] = [most, -most][: found.size]
+    return found.astype(f"int{form.width}").view(f"uint{form.width}")
 
 
-def summed(updates, grid, key=KEY):
-    form = layout(updates[0])
-    return ckks.decrypt(ckks.add([ckks.encrypt(one, key, grid) for one in updates], form), key, grid, form)
-
-
-def code(call, *given):
+def code(call, *given, **more):
     with pytest.raises(Refused) as refused:
-        call(*given)
+        call(*given, **more)
     return refused.value.code
 
 
-def plan(sites=(), codec=None, **leaves):
-    return PlanText("p", "why", {"name": "mf"}, {"name": "mean"}, leaves, sites=tuple(sites), codec=codec or {})
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 50), WIDTHS, WIDTHS, st.integers(0, 2**32 - 1), st.integers(1, 3000))
+def test_the_decrypted_sum_is_exact_for_any_numbers_widths_and_sites(sites, width, counted, seed, size):
+    """Fixed-point numbers by CKKS, counts by BFV: no noise of the encryption is left, and nothing wraps.
+
+    The same ciphertexts come again and again, so that their noise adds up as it would at the very worst.
+    """
+    rng = np.random.default_rng(seed)
+    layout = Layout({"v": Form((size,), width, False), "n": Form((2, 3), counted, True)}, sites)
+    rings = [{name: ring_of(rng, form, sites) for name, form in layout.forms.items()} for _ in range(min(sites, 3))]
+    given, sent = [rings[i % len(rings)] for i in range(sites)], [ckks.encrypt(ring, KEY, layout) for ring in rings]
+    found = ckks.decrypt(ckks.add([sent[i % len(rings)] for i in range(sites)]), KEY, layout)
+    for name in layout.forms:
+        total = np.add.reduce([ring[name] for ring in given], dtype=given[0][name].dtype)
+        assert (found[name].dtype, found[name].shape) == (total.dtype, total.shape)
+        np.testing.assert_array_equal(found[name], total)
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.integers(1, 50), st.floats(1e-6, 1e9), st.integers(0, 2**32 - 1), st.integers(1, 3000))
-def test_the_sum_is_off_by_half_a_step_for_each_site_and_no_more(sites, bound, seed, count):
-    """And it is the exact sum of what was rounded: no noise of the encryption is in it, whatever the numbers."""
-    rng, grid = np.random.default_rng(seed), Grid(sites, bound)
-    rows = [rng.uniform(-1, 1, count) * bound for _ in range(min(sites, 4))]
-    updates = [{"v": rows[i % len(rows)]} for i in range(sites)]
-    found = summed(updates, grid)["v"]
-    rounded = sum(np.rint(update["v"] / grid.step) for update in updates)
-    np.testing.assert_array_equal(found, rounded * grid.step)
-    assert np.abs(found - sum(update["v"] for update in updates)).max() <= grid.error * (1 + 1e-9) + bound * 1e-14
+@pytest.mark.parametrize("sites", [3, 10, 11, 50])
+def test_with_every_site_at_its_most_in_every_slot_nothing_wraps(sites):
+    """4096 equal numbers are the worst for CKKS: they meet in one coefficient."""
+    layout = Layout({"v": Form((4096,), 32, False), "n": Form((4096,), 32, True)}, sites)
+    for most in ((2**31 - 1) // sites, -((2**31 - 1) // sites)):
+        ring = {name: np.full(4096, most, np.int32).view(np.uint32) for name in layout.forms}
+        found = ckks.decrypt(ckks.add([ckks.encrypt(ring, KEY, layout)] * sites), KEY, layout)
+        for name in layout.forms:
+            assert set(found[name].view(np.int32)) == {most * sites}
 
 
-@pytest.mark.parametrize(("sites", "error"), [(2, 1e-9), (4, 2e-9), (10, 1e-7), (50, 6e-6)])
-def test_the_error_that_is_stated_is_below_the_formula_of_the_pages(sites, error):
-    """sites³ · bound · 2^-33: half a step each; a step has room for all sites' noise, and all their numbers for a sum."""
-    assert Grid(sites, 1.0).error <= error
-    assert Grid(sites, 1.0).error <= sites**3 * 2.0**-33
-    assert Grid(sites, 64.0).error == 64 * Grid(sites, 1.0).error
+@settings(max_examples=15, deadline=None)
+@given(st.integers(3, 8), st.integers(4, 20), st.floats(0.01, 50), st.integers(0, 2**32 - 1))
+def test_a_sum_is_off_by_half_a_step_for_each_site_and_no_more(sites, bits, large, seed):
+    """The error of an encrypted sum is that of fixed-point numbers: sites · 2^-(bits + 1). Encryption adds none."""
+    rng = np.random.default_rng(seed)
+    leaves = {"v": Tensor("float64", (40,), fixed=(bits, 32))}
+    plan = PlanText("p", "why", {"name": "mf"}, {"name": "sum"}, leaves, privacy={"sum": "ckks"})
+    updates = [{"v": rng.uniform(-large, large, 40)} for _ in range(sites)]
+    rings = [to_ring(plan, update, 9, 9, sites, 9) for update in updates]
+    layout, names = layout_of(plan, 9, sites), [f"site-{i}" for i in range(sites)]
+    sent = [encrypted(ring, KEY, layout, b"c", name) for ring, name in zip(rings, names, strict=True)]
+    total = decrypted(added(sent, layout), KEY, layout, b"c", names)
+    np.testing.assert_array_equal(total["v"], add(plan, rings, 9)["v"])
+    error = np.abs(from_ring(plan, total, sites)["v"] - sum(update["v"] for update in updates)).max()
+    assert error <= sites * 2.0 ** -(bits + 1) * (1 + 1e-9)
 
 
-@pytest.mark.parametrize("sites", [1, 3, 50])
-def test_at_the_bound_of_every_site_nothing_wraps(sites):
-    grid = Grid(sites, 3.0)
-    for sign in (1, -1):
-        update = {"v": np.full(2500, sign * 3.0), "n": np.full(4500, sign * grid.whole)}
-        found = summed([update] * sites, grid)
-        np.testing.assert_allclose(found["v"], sites * update["v"], atol=grid.error)
-        np.testing.assert_array_equal(found["n"], sites * update["n"])
-
-
-@settings(max_examples=10, deadline=None)
-@given(st.integers(1, 5), st.integers(0, 2**32 - 1), st.sampled_from([1, 4095, 4096, 4097]))
-def test_whole_numbers_add_up_exactly(sites, seed, count):
-    rng, grid = np.random.default_rng(seed), Grid(sites, 1.0)
-    updates = [{"n": rng.integers(-grid.whole, grid.whole, count, endpoint=True)} for _ in range(sites)]
-    found = summed(updates, grid)["n"]
-    assert found.dtype == np.int64
-    np.testing.assert_array_equal(found, sum(update["n"] for update in updates))
-
-
-def test_arrays_come_back_under_their_names_and_in_their_shapes():
-    rng = np.random.default_rng(0)
-    update = {
-        "b": rng.normal(size=(7, 3)).astype(np.float32), "a": rng.integers(0, 9, (2, 2, 5), np.int32),
-        "c": np.float32(0.5).reshape(()), "z": rng.integers(0, 9, 6), "d": rng.normal(size=2100).clip(-5, 5),
-    }  # fmt: skip
-    grid = Grid(3, 8.0)
-    found = summed([update] * 3, grid)
-    assert found.keys() == update.keys()
-    for name, array in update.items():
-        assert found[name].shape == array.shape
-        np.testing.assert_allclose(found[name], 3.0 * array, atol=grid.error if array.dtype.kind == "f" else 0)
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1.001, -1e30])
-def test_a_number_above_the_bound_is_refused_and_not_wrapped(value):
-    assert code(ckks.encrypt, {"v": np.array([0.5, value])}, KEY, Grid(3, 1.0)) == "ckks.range"
-
-
-@pytest.mark.parametrize("value", [PLAIN // 12 + 1, -(PLAIN // 12) - 1, 2**63 - 1, -(2**63)])
-def test_a_whole_number_above_the_range_is_refused_and_not_wrapped(value):
-    assert code(ckks.encrypt, {"n": np.array([1, value])}, KEY, Grid(3, 1.0)) == "ckks.range"
+@pytest.mark.parametrize(("whole", "most"), [(False, 2**52 // 2**20 // 3), (True, PLAIN // 4 // 3)])
+def test_a_number_above_the_range_is_refused_and_not_wrapped(whole, most):
+    """A form of 32 bits lets no sum of three beyond 2^31 in; a number that `to_ring` did not make may still come."""
+    assert Layout({"v": Form((2,), 32, whole)}, 3).most("bfv" if whole else "ckks") == most
+    layout = Layout({"v": Form((2,), 32, whole)}, 10)
+    worst = {"v": np.array([2**31 - 1, -(2**31)], np.int32).view(np.uint32)}
+    if whole:  # BFV has room for it
+        np.testing.assert_array_equal(ckks.decrypt(ckks.encrypt(worst, KEY, layout), KEY, layout)["v"], worst["v"])
+    else:
+        assert code(ckks.encrypt, worst, KEY, layout) == "ckks.range"
 
 
 @pytest.mark.parametrize("sites", [0, -1, 51])
 def test_more_institutions_than_the_bits_bear_are_refused(sites):
-    assert code(Grid, sites, 1.0) == "ckks.sites"
+    assert code(Layout, {}, sites) == "ckks.sites"
 
 
-@pytest.mark.parametrize("bound", [0.0, -1.0, np.nan, np.inf, 1e40])
-def test_a_bound_that_is_none_is_refused(bound):
-    assert code(Grid, 3, bound) == "ckks.range"
+def message():
+    ring = {"v": np.arange(5, dtype=np.uint32)}
+    return encrypted(ring, KEY, FIVE, b"c", "a")
 
 
 def wrong_forms():
-    """Messages that a broken or bad site might send in place of one ciphertext of 5 numbers."""
-    good = decode(ckks.encrypt({"v": np.ones(5)}, KEY, Grid(3, 1.0)))["ckks"]
-    high = good.copy()
+    """Messages that a broken or bad site might send in place of one ciphertext of 5 numbers and its tag."""
+    good = message()
+    part, high = good["ckks"], good["ckks"].copy()
     high[0, 1, 7] = 255  # 2^56 - 1: above the modulus, as of another level
     return {
-        "nothing": b"",
-        "no safetensors": b"\x80\x04K\x00." * 50,
-        "no array": encode({}),
-        "another scheme": encode({"bfv": good}),
-        "one more": encode({"ckks": good, "bfv": good}),
-        "two ciphertexts": encode({"ckks": np.concatenate([good, good])}),
-        "another degree": encode({"ckks": good[:, :, :2048].copy()}),
-        "three parts": encode({"ckks": np.concatenate([good, good[:, :1]], axis=1)}),
-        "another dtype": encode({"ckks": good.astype(np.int8)}),
-        "above the modulus": encode({"ckks": high}),
-        "cut": encode({"ckks": good})[:-1],
-        "plain": encode({"v": np.ones(5, np.float32)}),
+        "nothing": {},
+        "another scheme": {"bfv": part, "tag": good["tag"]},
+        "one more": {**good, "bfv": part},
+        "two ciphertexts": {**good, "ckks": np.concatenate([part, part])},
+        "no ciphertext": {**good, "ckks": part[:0]},
+        "another degree": {**good, "ckks": part[:, :, :2048]},
+        "three parts": {**good, "ckks": np.concatenate([part, part[:, :1]], axis=1)},
+        "another dtype": {**good, "ckks": part.astype(np.int8)},
+        "above the modulus": {**good, "ckks": high},
+        "not encrypted": {"v": np.ones(5, np.float32), "tag": good["tag"]},
+        "no tag": {"ckks": part},
+        "a short tag": {**good, "tag": good["tag"][:-1]},
+        "a tag of another dtype": {**good, "tag": good["tag"].astype(np.float32)},
     }
 
 
 @pytest.mark.parametrize("name", wrong_forms())
 def test_a_message_of_another_form_is_refused_and_nothing_crashes(name):
-    good, bad, grid = ckks.encrypt({"v": np.ones(5)}, KEY, Grid(3, 1.0)), wrong_forms()[name], Grid(3, 1.0)
-    assert code(ckks.add, [good, bad], VECTOR) == "ckks.form"
-    assert code(ckks.add, [bad, good], VECTOR) == "ckks.form"
-    assert code(ckks.decrypt, bad, KEY, grid, VECTOR) == "ckks.form"
+    good, bad = message(), wrong_forms()[name]
+    for messages in ([good, bad, good], [bad, good, good]):
+        assert code(added, messages, FIVE) == "ckks.form"
+    if "tag" not in name:
+        asked = {key: part for key, part in bad.items() if key != "tag"} | {"tags": np.stack([good["tag"]] * 3)}
+        assert code(decrypted, asked, KEY, FIVE, b"c", "abc") == "ckks.form"
+
+
+@pytest.mark.parametrize("tags", [None, np.zeros((2, 84), np.uint8), np.zeros((3, 84)), np.zeros(252, np.uint8)])
+def test_a_sum_without_a_tag_of_each_member_is_not_decrypted(tags):
+    asked = {key: part for key, part in added([message()] * 3, FIVE).items() if key != "tags"}
+    if tags is not None:
+        asked["tags"] = tags
+    assert code(decrypted, asked, KEY, FIVE, b"c", "abc") == "ckks.form"
 
 
 def test_the_modulus_is_seals_and_its_128_bits_are_checked_by_it():
@@ -152,34 +152,33 @@ def test_the_modulus_is_seals_and_its_128_bits_are_checked_by_it():
         ts.context(ts.SCHEME_TYPE.CKKS, ckks.DEGREE, -1, [55, 55])
 
 
-@pytest.mark.parametrize(("dtype", "bytes_each"), [("float32", 28), ("int64", 14)])
-def test_the_size_is_known_before_and_is_that_of_the_arrays(dtype, bytes_each):
-    full = 3 * SLOTS["ckks" if dtype == "float32" else "bfv"]
-    for count, ciphertexts in ((full, 3), (full + 1, 4)):
-        update = {"v": np.zeros(count, dtype)}
-        said = ckks.size(layout(update))
-        assert said == ciphertexts * full // 3 * bytes_each
-        assert said <= len(ckks.encrypt(update, KEY, Grid(3, 1.0))) <= said + 100
+@pytest.mark.parametrize(
+    ("width", "whole", "sites", "each"),
+    [(32, True, 50, 14), (64, True, 50, 28), (32, False, 10, 28), (32, False, 50, 56), (64, False, 4, 84)],
+)
+def test_the_size_is_known_before_and_is_that_of_the_arrays(width, whole, sites, each):
+    slots = 4096 if whole else 2048
+    for count, size in (
+        (slots, slots * each),
+        (slots * 2, slots * 2 * each),
+        (1, 57344 * each // (14 if whole else 28)),
+    ):
+        form = Form((count,), width, whole)
+        layout = Layout({"v": form}, sites)
+        sent = ckks.pack(ckks.encrypt({"v": np.zeros(count, f"uint{width}")}, KEY, layout))
+        assert sum(part.nbytes for part in sent.values()) == layout.nbytes <= size
+        assert count == 1 or layout.nbytes == size
 
 
-def test_a_dense_gram_is_refused_with_its_size_and_factors_and_top_items_fit():
-    """1682² numbers are 1382 ciphertexts of 57344 bytes a float, 691 of as many a whole number."""
-    dense = plan(gram=Tensor("float32", ("items", "items"), norm=1.0))
-    with pytest.raises(Refused, match=r"ckks.bytes: encrypted, an update needs 79.2 MB, 16 MB may leave"):
-        check_plan(dense, 1682, 4, 16 * 10**6)
-    assert ckks.size(layout_of(plan(gram=Tensor("int32", ("items", "items"))), 1682)) == 691 * 2 * 4096 * 7
-    check_plan(plan(v=Tensor("float32", ("items", 64), norm=1.0)), 1682, 4, 16 * 10**6)
-    check_plan(plan(gram=Tensor("float32", (700, 700), norm=1.0)), 1682, 4, 16 * 10**6)
+def test_what_a_dense_gram_needs_and_what_fits_in_16_mb():
+    """A site's cap is 16 MB unless it says otherwise. 1682² counts are 691 ciphertexts of 57,344 bytes."""
 
+    def needs(shape, fixed):
+        plan = PlanText("p", "why", {"name": "ease"}, {"name": "sum"}, {"v": Tensor("float32", shape, fixed=fixed)})
+        return layout_of(plan, 1682, 4).nbytes / 1e6
 
-def test_a_plan_that_encryption_cannot_serve_is_refused_with_what_to_do():
-    good = plan(v=Tensor("float32", (5,), norm=2.0), n=Tensor("int64", (5,)))
-    check_plan(good, 9, 3, 10**6)
-    assert grid_of(good, 3, factor=10.0).bound == 20.0
-    assert code(check_plan, good, 9, 2, 10**6) == "plan.privacy"
-    assert code(check_plan, plan(v=Tensor("float32", (5,))), 9, 3, 10**6) == "plan.privacy"
-    assert (
-        code(check_plan, plan(codec={"name": "int8"}, v=Tensor("float32", (5,), norm=2.0)), 9, 3, 10**6)
-        == "plan.privacy"
-    )
-    assert code(check_plan, good, 9, 51, 10**6) == "ckks.sites"
+    assert needs(("items", "items"), (0, 32)) == 691 * 57344 / 1e6  # 39.6 MB
+    assert needs(("items", "items"), (24, 64)) > 200
+    assert needs((1000, 1000), (0, 32)) < 16  # the 1,000 items touched most
+    assert needs(("items", 64), (16, 32)) < 3.2
+    assert needs(("items", 64), (24, 64)) < 9.2

@@ -22,6 +22,7 @@ from fedrec.institution.shared_key import SharedKey, seal, share, take, unseal
 from fedrec.institution.site import Keys
 
 NAMES = ["aurora", "borealis", "delphi"]
+UPDATE, LAYOUT = {"v": np.arange(3, dtype=np.uint32)}, ckks.Layout({"v": ckks.Form((3,), 32, False)}, 3)
 
 
 @pytest.fixture
@@ -78,9 +79,8 @@ def test_sharing_again_shares_the_same_key_and_rotating_a_new_one(folders, tmp_p
     new = SharedKey.load(folders["aurora"] / "state")
     assert (new.number, new.id != first["id"]) == (2, True)
     assert take(folders["delphi"], tmp_path / "3" / "delphi.key.json") == {"id": new.id, "number": 2}
-    update, grid, form = {"v": np.ones(3)}, ckks.Grid(3, 1.0), {"v": (np.dtype("float64"), (3,))}
-    sent = ckks.encrypt(update, SharedKey.load(folders["delphi"] / "state").key, grid)
-    np.testing.assert_allclose(ckks.decrypt(sent, new.key, grid, form)["v"], 1, atol=grid.error)
+    sent = ckks.encrypt(UPDATE, SharedKey.load(folders["delphi"] / "state").key, LAYOUT)
+    np.testing.assert_array_equal(ckks.decrypt(sent, new.key, LAYOUT)["v"], UPDATE["v"])
 
 
 def test_an_older_key_is_not_taken_back_and_the_same_one_twice_is_fine(folders, tmp_path):
@@ -121,9 +121,8 @@ def test_who_carries_a_file_cannot_swap_the_key_for_his_own(folders, tmp_path, d
     believing = {**names, "aurora": scientist.verify_key.encode().hex()}
     own = Keys.load_or_make(folders["delphi"] / "state").site
     taken = unseal(forged.read_bytes(), believing, "delphi", consortium, own)
-    grid, form = ckks.Grid(3, 1.0), {"v": (np.dtype("float64"), (3,))}
-    sent = ckks.encrypt({"v": np.array([0.1, 0.2, 0.3])}, taken.key, grid)
-    np.testing.assert_allclose(ckks.decrypt(sent, his.key, grid, form)["v"], [0.1, 0.2, 0.3], atol=grid.error)
+    sent = ckks.encrypt(UPDATE, taken.key, LAYOUT)
+    np.testing.assert_array_equal(ckks.decrypt(sent, his.key, LAYOUT)["v"], UPDATE["v"])
 
 
 def test_a_member_who_is_not_the_first_cannot_make_a_key_nor_give_one(folders, tmp_path):
