@@ -60,6 +60,7 @@ class Limits(Table):
     state_mb: int = Field(default=1000, ge=1)  # private parameters that a round leaves at the site, per run
     min_users_per_row: int = Field(default=1, ge=1)  # rows backed by fewer users are released as zero
     members_apart: int = Field(default=2, ge=1)  # sums of the same statistic differ by so many institutions, or by none
+    users_apart: int = Field(default=1, ge=1)  # fewer changed users since the last exact release are refused; 1 = never
     jail_level: int = Field(default=2, ge=1, le=3)  # the least level that a job may run in
     epsilon_limit: float | None = Field(default=None, gt=0)  # of all runs together; None = no plan has to have one
     own_code: bool = False  # may a plan bring its own training code

@@ -13,6 +13,7 @@ from fedrec.errors import DataError, Refused
 from fedrec.exchange.passport import sign
 from fedrec.exchange.plan import PlanText
 from fedrec.exchange.wire import encode
+from fedrec.institution.apart import check_apart, note_release
 from fedrec.institution.incoming import check_model, checked_made
 from fedrec.institution.jail import Report
 from fedrec.institution.ledger import RequestRow
@@ -68,6 +69,9 @@ def perform(
         raise Refused(
             "permit.data", "the permit is for data that is not here any more", "Ask for a new permit"
         ) from None
+    exact = task.kind == "train" and plan.protects.epsilon is None
+    if exact:
+        check_apart(site, store)
     folder = site.state / "jobs" / job
     shutil.rmtree(folder, ignore_errors=True)
     check_room(site.state, site.config.limits.megabytes)
@@ -82,6 +86,8 @@ def perform(
             raise
         detail.update(jail_level=jail.level, pid=report.pid, uid=report.uid)
         detail.update(ms=int(1000 * report.seconds), data_version=store.version)
+        if exact:
+            note_release(site, store)
         if task.kind == "train":
             return _release(site, row, task, permit, plan, limits, store, folder, report, detail)
         numbers, said = numbers_of(plan, store, report.body, scale_of(site.folder, plan))
