@@ -14,6 +14,7 @@ import click
 
 from fedrec.cli.output import emit, json_option
 from fedrec.cli.site_init import init
+from fedrec.cli.site_keys import keys
 from fedrec.errors import DataError, Refused, WrongInput
 
 folder_argument = click.argument("folder", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path))
@@ -25,6 +26,7 @@ def site() -> None:
 
 
 site.add_command(init)
+site.add_command(keys)
 
 
 @site.command()
@@ -158,17 +160,6 @@ def head(folder: Path, count: int, target: str | None) -> None:
     facts = show(folder, count) or control(folder, {"op": "head", "rows": count})
     lines = [f"{row['user']}  {row['item']}  {row['rating']:g}  {row['time'] or ''}" for row in facts["rows"]]
     emit(facts, target, text="\n".join([f"data version {facts['version']}", *lines]))
-
-
-@site.command()
-@folder_argument
-@json_option
-def keys(folder: Path, target: str | None) -> None:
-    """Print the public key of DIR's site, as consortium.toml pins it; makes the keys at the first call."""
-    from fedrec.institution.site import Keys
-
-    key = Keys.load_or_make(folder / "state").public
-    emit({"key": key}, target, text=key)
 
 
 @site.group()

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 
 from fedrec.errors import Refused
+from fedrec.exchange.ckks import MAX_SITES
+from fedrec.exchange.ckks_plan import layout_of
 from fedrec.exchange.codec import CODECS, Codec
 from fedrec.exchange.excludes import check_excluded
 from fedrec.exchange.plan_form import bad_form, check_text, table_text
@@ -163,6 +165,8 @@ class PlanText:
 
     def travels(self, n_items: int) -> int:
         """Bytes of an update's arrays as they travel, without a header."""
+        if self.protects.sum == "ckks":
+            return layout_of(self, n_items, len(self.sites) or MAX_SITES).nbytes
         codec, total = self.packs or CODECS["float32"], 0
         for tensor in self.leaves.values():
             shape, dtype = tensor.sized(n_items), np.dtype(f"uint{tensor.fixed[1]}" if tensor.fixed else tensor.dtype)

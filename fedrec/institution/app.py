@@ -30,6 +30,7 @@ from fedrec.exchange import signing
 from fedrec.institution.applications import APPLICATION, MAX_ASKED, Applications
 from fedrec.institution.calls import BYTES, SyftCalls, body_of, refused
 from fedrec.institution.decisions import Decisions
+from fedrec.institution.decrypt import decrypt_sum
 from fedrec.institution.doors import Doors
 from fedrec.institution.evidence.pack import pack
 from fedrec.institution.gate import OPEN, OWN, Gate, Nonces
@@ -82,9 +83,12 @@ class Calls:
     async def get_blob(self, request: Request) -> Response:
         name = request.path_params["sha256"]
         try:
-            row = self._own_call(request, signing.EMPTY, name)
+            summed = request.query_params.getlist("sum")[:1]
+            row = self._own_call(request, signing.EMPTY, name, *summed)
             if "range" in request.headers:
                 raise Refused("gate.range", "a part of an update is not given", "Fetch it whole, without Range")
+            if summed:
+                name = await run_in_threadpool(decrypt_sum, self._site, request.state.account, row, name, *summed)
             by, ids = request.state.account, await run_in_threadpool(self._about, row, name)
             fetch = Act(self._site.audit.act(by.email, by.role, "fetch", name, **ids))
             await run_in_threadpool(self._leaves, row, name)

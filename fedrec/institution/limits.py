@@ -52,7 +52,7 @@ def check_limits(plan: PlanText, config: SiteConfig, n_items: int | None = None)
         )
     if plan.publish and not limits.publish:
         raise Refused("plan.publish", "this institution does not take published models", "Submit with publish=False")
-    if plan.protects.sum == "ckks" or plan.protects.epsilon is not None:  # not before a site can keep it
+    if plan.protects.epsilon is not None:  # not before a site can keep it
         raise Refused("plan.privacy", f"this version cannot keep {dict(plan.privacy)}", "Leave [privacy] out")
     if limits.epsilon_limit is not None:  # without noise there is no epsilon, and so none within a limit
         raise Refused(

@@ -20,6 +20,7 @@ from fedrec.institution.ledger import RequestRow
 from fedrec.institution.outgoing import Protect, numbers_of, update_of
 from fedrec.institution.permit import Task, stricter
 from fedrec.institution.published import Published
+from fedrec.institution.shared_key import SharedKey
 from fedrec.institution.site import Site
 from fedrec.institution.store import Store
 from fedrec.institution.sums import check_members, protection
@@ -105,10 +106,12 @@ def perform(
 
 
 def _protection(site: Site, plan: PlanText, row: RequestRow, task: Task) -> Protect | None:
-    """What the plan's secure sum makes of an update. Raises: Refused as `check_members`."""
+    """What the plan's secure sum makes of an update. Raises: Refused as `check_members` and `protection`."""
     pinned = {member.name: member.key for member in site.consortium.member}
     check_members(plan, task.kind, task.members, site.config.name, pinned)
-    return protection(site.config.name, site.keys.site, pinned, site.store.n_items, plan, row.plan, task)
+    shared = SharedKey.load(site.state) if plan.protects.sum == "ckks" else None
+    own = (site.config.name, site.keys.site, pinned, site.store.n_items, plan, row.plan)
+    return protection(*own, task, shared.key if shared else None)
 
 
 def _release(

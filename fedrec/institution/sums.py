@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from fedrec.config.site import Limits
 from fedrec.core.params import Array
 from fedrec.errors import Refused
+from fedrec.exchange.ckks_plan import encrypted, layout_of
 from fedrec.exchange.plan import PlanText
 from fedrec.exchange.secure_sum import FEW, masked, to_ring
 from fedrec.exchange.wire import canonical
@@ -65,7 +66,7 @@ def enter(db: sqlite3.Connection, job: str, task: Task, plan: str, data_version:
             institutions has begun to leave.
     """
     statistic = _statistic(PlanText.parse(plan), task, data_version)
-    if db.execute("SELECT 1 FROM sums WHERE context=?", (context := _digest(_context(plan, task)),)).fetchone():
+    if db.execute("SELECT 1 FROM sums WHERE context=?", (context := _digest(context_of(plan, task)),)).fetchone():
         raise Refused("sum.used", "the masks of this round were used before", "Start a new run")
     for other, names, state in db.execute("SELECT job, members, state FROM sums WHERE statistic=?", (statistic,)):
         if not 0 < len(set(json.loads(names)) ^ set(task.members)) < caps.members_apart or state == "void":
@@ -85,7 +86,14 @@ def leave(db: sqlite3.Connection, job: str) -> None:
 
 
 def protection(
-    name: str, key: SigningKey, pinned: Mapping[str, str], n_items: int, plan: PlanText, text: str, task: Task
+    name: str,
+    key: SigningKey,
+    pinned: Mapping[str, str],
+    n_items: int,
+    plan: PlanText,
+    text: str,
+    task: Task,
+    shared: bytes | None = None,
 ) -> Protect | None:
     """What makes of this institution's update that which may leave; None where the plan has no secure sum.
 
@@ -93,18 +101,29 @@ def protection(
         name, key: the institution and its site's key.
         pinned: the members' public keys by name, hex.
         text: the plan's.
+        shared: the institutions' key of encrypted sums.
+
+    Raises:
+        Refused: `ckks.key` where the plan needs that key and there is none.
     """
     if not task.members:
         return None
+    secret = plan.protects.sum == "ckks"
+    if secret and shared is None:
+        reason = "this institution has no shared key for encrypted sums yet"
+        raise Refused("ckks.key", reason, "Its owner takes it: fedrec site keys DIR --take FILE")
 
     def protect(tensors: Mapping[str, Array], rows: int, users: int) -> dict[str, Array]:
         ring = to_ring(plan, tensors, rows, users, len(task.members), n_items)
-        return masked(ring, name, key, {member: pinned[member] for member in task.members}, _context(text, task))
+        if secret and shared is not None:
+            layout = layout_of(plan, n_items, len(task.members))
+            return encrypted(ring, shared, layout, context_of(text, task), name)
+        return masked(ring, name, key, {member: pinned[member] for member in task.members}, context_of(text, task))
 
     return protect
 
 
-def _context(plan: str, task: Task) -> bytes:
+def context_of(plan: str, task: Task) -> bytes:
     """What a round's masks are for; the same at every member."""
     facts = {name: getattr(task, name) for name in ("kind", "run", "round", "protocol", "base", "nonce")}
     return canonical({**facts, "plan": _digest(plan.encode()), "members": list(task.members)})

@@ -19,7 +19,7 @@ from fedrec.exchange import signing
 from fedrec.exchange.request import function_name
 from fedrec.exchange.wire import encode, sha256
 from fedrec.scientist.federation import Answer, RoundTask, SiteRefused, Watch
-from fedrec.scientist.fetch import fetched, fetched_ring, passport_of
+from fedrec.scientist.fetch import fetched, fetched_ring, opened_sum, passport_of
 from fedrec.scientist.plan import Plan
 from fedrec.scientist.requests import Requests
 from fedrec.scientist.runs import Run
@@ -250,7 +250,7 @@ class Datasites:
             known = self._known.get((name, plan.fingerprint)) or self._own(name)[plan.fingerprint]
             self._known[name, plan.fingerprint] = known
             for _ in range(3):  # another run of this plan may just have ended, and its models been deleted
-                self._put(site, known["id"], message["base"], data)
+                site.put(known["id"], message["base"], data)
                 answer = site.call(function_name(plan.text, plan.spec.name), message)
                 if answer.get("code") != "task.base":
                     break
@@ -300,13 +300,9 @@ class Datasites:
         """
         return fetched_ring(self._sites[answer.site], answer)
 
-    def _put(self, site: SyftSite, request: str, name: str, data: bytes) -> None:
-        target = f"/fedrec/v1/blobs/{name}"
-        reply = site.line.call(
-            "PUT", target, data, signing.headers(site.key, "PUT", target, site.uid, body=name, permit=request)
-        )
-        if reply.status != 200:
-            raise reply.refusal()
+    def open_sum(self, answer: Answer, data: bytes) -> tuple[Answer, dict[str, Array]]:
+        """The sum that one site decrypts, see `opened_sum`."""
+        return opened_sum(self._sites[answer.site], answer, data)
 
     def _job(self, site: SyftSite, request: str, key: str, seconds: int) -> dict[str, Any]:
         return dict(json.loads(site.own("GET", f"/fedrec/v1/jobs/{key}?wait={seconds}", request=request)))

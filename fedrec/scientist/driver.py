@@ -153,7 +153,7 @@ def _ask(
 def _summed(plan: Plan, calls: Calls, task: RoundTask, answers: list[Answer]) -> tuple[list[Answer], list[SiteUpdate]]:
     """Add the members' masked updates; their sum as the one update that the aggregator takes."""
     found, rings = calls.fetch(task, answers)
-    merged = from_ring(plan.spec, add(plan.spec, rings, calls.n_items), len(rings))
+    merged = from_ring(plan.spec, add(plan.spec, rings, calls.n_items), len(task.members))
     update = SiteUpdate("sum", 1.0, SharedParams(merged), users=1)
     check_update(update, {name: replace(one, norm=None) for name, one in plan.spec.leaves.items()}, calls.n_items)
     if plan.local is not None:

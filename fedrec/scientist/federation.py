@@ -154,7 +154,7 @@ class Calls(Protocol):
         ...
 
     def fetch(self, task: RoundTask, answers: Sequence[Answer]) -> tuple[list[Answer], list[dict[str, Array]]]:
-        """The masked updates of a task with members, all of them, when every member has one; and the answers again.
+        """The masked updates of a task with members, or their sum, when every member has one; and the answers again.
 
         Raises:
             Refused: a site was lost, or what it says; nothing can be read then, and the round can be resumed.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedrec.core.params import Array
 from fedrec.errors import Refused
+from fedrec.exchange.ckks_plan import added, layout_of
 from fedrec.exchange.wire import encode, sha256
 from fedrec.scientist.federation import Answer, RoundTask, SiteRefused, SiteState, Watch
 
@@ -46,7 +47,12 @@ class SiteCalls:
         for site in task.sites:
             self._watch(SiteState(site, task.number, "uploading"))
         found = list(self._federation._pool.map(lambda answer: self._federation.fetch(answer), answers))
-        return [answer for answer, _ in found], [ring for _, ring in found]
+        answers, rings = [answer for answer, _ in found], [ring for _, ring in found]
+        if task.plan.spec.protects.sum != "ckks":
+            return answers, rings
+        total = added(rings, layout_of(task.plan.spec, self.n_items, len(task.members)))
+        first, ring = self._federation.open_sum(answers[0], encode(total))
+        return [first, *answers[1:]], [ring]
 
     def tell(self, site: str, task: RoundTask, refusal: Refused) -> None:
         self._federation._pool.submit(self._federation._tell, site, task, refusal.code)

@@ -148,6 +148,14 @@ class SyftSite:
             raise reply.refusal()
         return reply.body
 
+    def put(self, request: str, name: str, data: bytes) -> None:
+        """Send a blob, named by its SHA-256, under a request's permit. Raises: Refused the site's refusal."""
+        target = f"/fedrec/v1/blobs/{name}"
+        signed = signing.headers(self.key, "PUT", target, self.uid, body=name, permit=request)
+        reply = self.line.call("PUT", target, data, signed)
+        if reply.status != 200:
+            raise reply.refusal()
+
     def pause(self, reason: str) -> dict[str, Any]:
         """Stop the whole site at once, as owner, reviewer or operator; how many jobs are still ending."""
         return dict(json.loads(self.own("POST", "/fedrec/v1/pause", reason.encode())))

@@ -164,6 +164,8 @@ class _Again:
 
     def _protection(self) -> Protect | None:
         """The masks of a secure sum, with the site's own key."""
+        if self._plan.protects.sum == "ckks":
+            raise Refused("replay.keys", "an encrypted update has other bytes each time", "Replay it as a secure sum")
         folder, key = self._state.parent, self._state / "keys" / "site.key"
         if not key.is_file():
             raise Refused("replay.keys", "masked updates can only be made again with the site's key", "Replay there")

@@ -1,0 +1,52 @@
+"""Decrypting a round's sum at an institution: one of its members, under the permit, as an act of its own in the log."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from fedrec.errors import Refused
+from fedrec.exchange.ckks_plan import decrypted, layout_of
+from fedrec.exchange.plan import PlanText
+from fedrec.exchange.wire import decode, encode, sha256
+from fedrec.institution.ledger import Account
+from fedrec.institution.shared_key import SharedKey
+from fedrec.institution.site import Site
+from fedrec.institution.sums import context_of
+from fedrec.institution.task_files import ids_of, update_of
+
+
+def decrypt_sum(site: Site, by: Account, request: str, update: str, total: str) -> str:
+    """Decrypt a sum with an update of this site in it, which was sent as a blob, and put it where it may be fetched.
+
+    Args:
+        request: whose live permit the call names.
+        update: SHA-256 of this site's own encrypted update: its task says plan, run, round and members.
+        total: SHA-256 of what the centre made of all members' updates.
+
+    Returns:
+        SHA-256 of the decrypted sum, a blob that may leave.
+
+    Raises:
+        Refused: `update.gone`, `sum.void`, `ckks.key`, or as `ckks_plan.decrypted` for anything but the whole sum.
+    """
+    row = site.ledger.request(request)
+    job = next((job for job in site.ledger.jobs_of(request) if job.task.members and update_of(job) == update), None)
+    path = site.blobs.path("in", request, total)
+    if row is None or job is None or not path.exists():
+        raise Refused("update.gone", "there is no such update, or no such sum was sent", "Train the round again")
+    task, plan, shared = job.task, PlanText.parse(row.plan), SharedKey.load(site.state)
+    with site.audit.act(by.email, by.role, "decrypt", total, **ids_of(row, task)) as facts:
+        if shared is None or plan.protects.sum != "ckks":
+            raise Refused("ckks.key", "there is no key for this sum here", "Submit a plan with an encrypted sum")
+        facts["members"] = " ".join(task.members)
+        site.ledger.leaves(job.key)
+        layout = layout_of(plan, site.store.n_items, len(task.members))
+        context = context_of(row.plan, task)
+        data = encode(decrypted(decode(path.read_bytes()), shared.key, layout, context, task.members))
+        path.unlink(missing_ok=True)
+        facts.update(bytes=len(data), sha256=sha256(data))
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".part-", delete=False) as file:
+            file.write(data)
+        site.blobs.release(request, Path(file.name), sha256(data))
+    return sha256(data)

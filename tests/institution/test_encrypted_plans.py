@@ -1,0 +1,37 @@
+"""A plan whose updates are too large once encrypted is refused with the size, by the site that it is submitted to."""
+
+from __future__ import annotations
+
+import pytest
+from small_site import make_site
+
+import fedrec
+from fedrec.errors import Refused
+from fedrec.exchange.privacy import Privacy
+from fedrec.institution.limits import check_limits
+from fedrec.scientist.plan import Plan
+
+
+@pytest.fixture
+def config(tmp_path):
+    site = make_site(tmp_path, "megabytes = 16")
+    site.close()
+    return site.config
+
+
+def of(model, sum_="ckks", **more):
+    return Plan(model=model, privacy=Privacy(sum_), **more).spec
+
+
+def test_a_dense_gram_is_refused_encrypted_with_what_it_needs_and_taken_masked(config):
+    """1682² counts are 691 ciphertexts of 57,344 bytes; masked, they have 4 bytes each."""
+    with pytest.raises(Refused, match=r"plan.bytes: an update has 39624704 bytes, 16 MB allowed"):
+        check_limits(of(fedrec.models.Ease()), config, 1682)
+    check_limits(of(fedrec.models.Ease(), "secure"), config, 1682)
+    check_limits(of(fedrec.models.Ease()), config, 1000)
+
+
+def test_a_gradient_model_and_popularity_are_taken_encrypted(config):
+    check_limits(of(fedrec.models.MF(factors=64)), config, 1682)
+    check_limits(of(fedrec.models.MF(factors=64), fixed={"items": (16, 32)}), config, 1682)
+    check_limits(of(fedrec.models.Popularity()), config, 15_000)
