@@ -75,7 +75,8 @@ def perform(
 
     def alone(protocol: str, before_round: Callable[[], None] = lambda: None) -> tuple[SharedParams, PrivateParams]:
         optimiser = from_settings(plan.aggregator)
-        return work.train_alone(model, rows, protocol, plan.rounds, optimiser, plan.seed, local, before_round)
+        made, stays = work.train_alone(model, rows, protocol, plan.rounds, optimiser, plan.seed, local, before_round)
+        return local.begin(made) if local else made, stays
 
     if kind == "train":
         trained = work.train(model, rows, protocol, base, own, plan.seed, local, plan.measures)

@@ -39,6 +39,9 @@ PLANS = {
     "mf on all": fedrec.Plan(model=models.MF(factors=8), rounds=30),
     "bpr": fedrec.Plan(model=models.BPR(factors=8), rounds=30, train=("p1",)),
     "local epochs": fedrec.Plan(model=models.MF(factors=8), rounds=6, local=models.LocalEpochs(3), train=("p1",)),
+    "scaffold": fedrec.Plan(
+        model=models.MF(factors=8), rounds=6, local=models.LocalEpochs(3, 0.5, "sgd", scaffold=True), train=("p1",)
+    ),
     "ratings": fedrec.Plan(model=models.MFExplicit(factors=2), rounds=6, train=("p1",)),
 }
 
@@ -67,6 +70,7 @@ def test_an_institution_of_another_kind_keeps_the_own_model_and_an_ordinary_one_
     assert (opposite.own is None, alike.own is None) == (False, True)
     optimiser = fedrec.core.optim.from_settings(plan.spec.aggregator)
     alone, stays = work.train_alone(plan.built, OURS, "all", plan.spec.rounds, optimiser, 0, plan.local)
+    alone = plan.local.begin(alone) if plan.local else alone
     assert opposite.own[0] == encode(alone.tensors)  # of all rows
     lists = work.top_items(plan.built, OURS, alone, stays, 40)
     popular = np.lexsort((np.arange(40), -np.bincount(OURS.item, minlength=40))).astype(np.int32)
