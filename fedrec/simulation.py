@@ -133,7 +133,8 @@ class SimulatedFederation:
         states = self._private.setdefault(key, {})  # by round: a round that is asked for again starts where it started
         before = [number for number in states if number < task.number + (task.kind != "train")]
         private = states[max(before)] if before else {}
-        done = perform(spec, task.kind, task.protocol, self._rows[site], shared, private, self._scale)
+        mine, unserved = self._rows[site], 0.0  # seconds: nothing is served here, so nothing need be compared
+        done = perform(spec, task.kind, task.protocol, mine, shared, private, self._scale, unserved)
         if done.state is not None and task.kind == "train":
             kept = {max(before): private} if before else {}
             self._private[key] = kept | {task.number: done.state}

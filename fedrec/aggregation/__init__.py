@@ -127,9 +127,15 @@ def stop_of(settings: Mapping[str, Any]) -> Stop:
 
 
 def settings_of(made: Aggregator | Schedule) -> dict[str, Any]:
-    """The literal, flat settings, for the plan's text; `create` or `schedule_of` reads them."""
-    named = {**_CLASSES, **_SCHEDULES}.items()
-    found: dict[str, Any] = {"name": next(name for name, cls in named if type(made) is cls)}
+    """The literal, flat settings, for the plan's text; `create` or `schedule_of` reads them.
+
+    Raises:
+        WrongInput: none of them, such as a bare name.
+    """
+    names = {cls: name for name, cls in (_CLASSES | _SCHEDULES).items()}
+    if type(made) not in names:
+        raise WrongInput(f"{made!r} is no aggregator and no schedule; give one or its table")
+    found: dict[str, Any] = {"name": names[type(made)]}
     for key in (field.name for field in fields(made)):  # type: ignore[arg-type]
         value = getattr(made, key)
         if key != "inner":

@@ -114,4 +114,8 @@ def main(real: bool) -> int:
 if __name__ == "__main__":
     for ending in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(ending, signal.default_int_handler)  # as Ctrl-C: the sites end with this process
-    sys.exit(main("--real" in sys.argv[1:]))
+    try:
+        sys.exit(main("--real" in sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped\n")
+        sys.exit(130)

@@ -18,7 +18,7 @@ from fedrec.errors import Refused
 from fedrec.exchange.plan import PlanText, Tensor
 from fedrec.exchange.wire import decode, encode
 from fedrec.institution.perform import LIST_LENGTH, OWN
-from fedrec.institution.personal import STATISTICS
+from fedrec.institution.personal import BY_ROUNDS, STATISTICS
 
 MAX_MORE = 10**6  # bytes of a lists file beyond the arrays
 _NEXT = "Publish the model that this plan's rounds and aggregator gave"
@@ -66,12 +66,12 @@ class Made:
 def checked_made(plan: PlanText, file: Path, n_users: int, n_items: int) -> Made:
     """The lists that a job wrote: item numbers for every user, -1 at the end where there are no more.
 
-    A statistic model may come with the institution's own, see `personal.compared`; own code with lists only.
+    A built-in model may come with the institution's own, see `personal.compared`; own code with lists only.
 
     Raises:
         Refused: `guard.bytes`, `guard.name`, `guard.dtype`, `guard.shape` or `guard.numbers`.
     """
-    k, beside = min(LIST_LENGTH, n_items), plan.model["name"] in STATISTICS
+    k, beside = min(LIST_LENGTH, n_items), plan.model["name"] in (*STATISTICS, *BY_ROUNDS)
     most = 4 * k * (n_users + 1) + MAX_MORE
     if beside:
         most += 4 * k * n_users + max(_bytes(shapes) for shapes in _shapes_of(plan, n_items))

@@ -39,6 +39,7 @@ _PR_SET_PDEATHSIG, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 24, 38
 _MADV_COLLAPSE, _HUGE = 25, 1 << 21
 _NOBODY = 65534
 _MAX_FILES = 16
+_COMPARING = 4  # what part of a job's time a published model may be compared with the institution's own
 _ROOT = b"/tmp"  # a folder that is everywhere: the job's own empty one is mounted over it, for the job alone
 _AS_ROOT = os.geteuid() == 0  # of an ordinary user's own user space, a job is not even root
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -200,7 +201,7 @@ def _work(job: dict[str, Any], files: dict[str, int], level: int) -> NoReturn:
         seconds, memory, size = job["limits"]
         _limit(seconds, memory, size)
         _enter(level)
-        body = _perform(job["spec"], files)
+        body = _perform(job["spec"], files, seconds / _COMPARING)
     except BaseException as error:
         name = "MemoryError" if isinstance(error, MemoryError) else type(error).__name__
         body = {"error": name, "line": _line(error)}
@@ -217,7 +218,7 @@ def _line(error: BaseException) -> int | None:
     return lines[-1] if lines else None
 
 
-def _perform(spec: dict[str, Any], files: dict[str, int]) -> dict[str, Any]:
+def _perform(spec: dict[str, Any], files: dict[str, int], seconds: float) -> dict[str, Any]:
     """Read the inputs from their descriptors, do the task, write the outputs to theirs."""
     rows = store.read_rows(_mapped(files["rows"]))
     users, items = (store.read_features(_mapped(files[of])) if of in files else None for of in ("users", "items"))
@@ -225,7 +226,7 @@ def _perform(spec: dict[str, Any], files: dict[str, int]) -> dict[str, Any]:
     shared = decode(_read(files["base"]))
     private = decode(_read(files["private"])) if "private" in files else {}
     plan, scale = PlanText.parse(spec["plan"]), spec.get("scale")
-    done = perform(plan, spec["kind"], spec["protocol"], rows, shared, private, scale)
+    done = perform(plan, spec["kind"], spec["protocol"], rows, shared, private, scale, seconds)
     if done.update is not None:
         _write(files["update"], encode(done.update))
     if done.state is not None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,7 +15,7 @@ from fedrec.core.optim import from_settings
 from fedrec.core.params import Array, PrivateParams, SharedParams
 from fedrec.exchange.plan import VALIDATION, PlanText
 from fedrec.institution import work
-from fedrec.institution.personal import compared
+from fedrec.institution.personal import BY_ROUNDS, Compared, compared, compared_by_rounds
 from fedrec.models import from_plan
 from fedrec.models.base import Model
 from fedrec.models.local import LocalEpochs
@@ -54,6 +56,7 @@ def perform(
     shared: Mapping[str, Array],
     private: Mapping[str, Array],
     scale: Sequence[float] | None = None,
+    seconds: float = math.inf,
 ) -> Done:
     """Train, evaluate or make lists, as `kind` says.
 
@@ -62,43 +65,61 @@ def perform(
         rows: all rows of the institution, with features; the split is made here.
         private: what the round before left at this institution; empty in round 0.
         scale: lowest and highest rating, for a model that predicts ratings.
+        seconds: how long a published model of many rounds may be compared with the institution's own.
     """
     model, local = from_plan(plan.model), LocalEpochs.from_table(plan.local)
     users, items = (getattr(rows, of) if of in plan.features else None for of in ("users", "items"))
     rows = replace(rows, users=users, items=items)
     base, own = SharedParams(dict(shared)), PrivateParams(dict(private))
+    least_most = (float(scale[0]), float(scale[1])) if scale else None
+
+    def alone(protocol: str, before_round: Callable[[], None] = lambda: None) -> tuple[SharedParams, PrivateParams]:
+        optimiser = from_settings(plan.aggregator)
+        made, stays = work.train_alone(model, rows, protocol, plan.rounds, optimiser, plan.seed, local, before_round)
+        return local.begin(made) if local else made, stays
+
     if kind == "train":
         trained = work.train(model, rows, protocol, base, own, plan.seed, local, plan.measures)
         leaves, stays = trained.contribution.tensors, trained.private.tensors
         return Done(leaves, stays, trained.rows, trained.users, measures=trained.measures)
     if kind == "evaluate":
-
-        def alone() -> tuple[SharedParams, PrivateParams]:
-            optimiser = from_settings(plan.aggregator)
-            return work.train_alone(model, rows, protocol, plan.rounds, optimiser, plan.seed, local)
-
-        yardstick = None if protocol == VALIDATION else alone  # many models are validated, one is evaluated
+        yardstick = None if protocol == VALIDATION else lambda: alone(protocol)  # many are validated, one is evaluated
         listed: dict[str, Array] = {}
-        least_most = (float(scale[0]), float(scale[1])) if scale else None
         numbers = work.evaluate(model, rows, protocol, base, own, plan.seed, yardstick, least_most, listed)
         return Done(numbers=numbers, listed=listed)
     lists = work.top_items(model, rows, base, own, min(LIST_LENGTH, rows.n_items))
     counts = base.tensors.get("counts", np.bincount(rows.item, minlength=rows.n_items))
     popular = np.lexsort((np.arange(rows.n_items), -counts))[:LIST_LENGTH].astype(np.int32)
-    return Done(state={"lists": lists, "popular": popular} | _beside(model, rows, base, protocol, plan.seed))
+    end = time.monotonic() + seconds
+
+    def before_round() -> None:
+        if time.monotonic() > end:
+            raise _Late
+
+    def compare() -> Compared | None:
+        if model.name not in BY_ROUNDS:
+            return compared(model, rows, base, protocol, plan.seed)
+        found = (model, rows, base, own, protocol, plan.seed, lambda protocol: alone(protocol, before_round))
+        return compared_by_rounds(*found, before_round, least_most)
+
+    return Done(state={"lists": lists, "popular": popular} | _beside(model, rows, compare))
 
 
-def _beside(model: Model, rows: Interactions, shared: SharedParams, protocol: str, seed: int) -> dict[str, Array]:
+class _Late(Exception):
+    """A comparison takes too long."""
+
+
+def _beside(model: Model, rows: Interactions, compare: Callable[[], Compared | None]) -> dict[str, Array]:
     """The institution's own model and its lists where it is to be kept, and what was compared: `personal.compared`.
 
     All is made whatever the verdict, so that the time it takes says nothing about it.
     """
     try:
-        found = compared(model, rows, shared, protocol, seed)
+        found = compare()
         if found is None:
             return {}
-        lists = work.top_items(model, rows, found.own, PrivateParams({}), min(LIST_LENGTH, rows.n_items))
-    except MemoryError:  # the lists that were asked for are there
+        lists = work.top_items(model, rows, found.own, found.private, min(LIST_LENGTH, rows.n_items))
+    except (MemoryError, _Late):  # the lists that were asked for are there
         return {}
     own = {f"{OWN}{name}": array for name, array in found.own.tensors.items()} | {f"{OWN}lists": lists}
     return {"ndcg": np.array(found.ndcg), **(own if found.keep else {})}

@@ -6,7 +6,7 @@ chosen on the institution's own validation rows, which are first taken out of wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrec.core.interactions import Interactions
-from fedrec.core.metrics import CUT, ranks
+from fedrec.core.metrics import CUT, errors, ranks
 from fedrec.core.params import Array, PrivateParams, SharedParams
 from fedrec.core.split import Split, split
 from fedrec.core.threads import one_thread
 from fedrec.errors import WrongInput
 from fedrec.institution.work import scorer
 from fedrec.models.base import Model
+from fedrec.models.fold import ROUNDS
 from fedrec.models.sequential import STEPS, Sequential
 
 MOST_ITEMS = 3000  # to compare at publishing: four inversions of this size take ten seconds
@@ -29,6 +30,8 @@ GAMMAS = (0.0, 0.5, 1.0, 2.0, 3.0)
 NOISE = 2.0  # standard errors of a paired difference
 NAMES = ("ease", "sequential", "default")
 STATISTICS = (*NAMES, "popularity", "itemcf", "usercf")  # what an institution can train alone at once
+BY_ROUNDS = ("mf", "bpr", "neumf", "hybrid", "ials", "mf-explicit")  # and what it needs many rounds for
+Alone = Callable[[str], tuple[SharedParams, PrivateParams]]
 _NONE = PrivateParams({})
 
 
@@ -65,12 +68,15 @@ class Compared:
     Args:
         own: the own model, of all rows.
         keep: whether the shared one loses by more than NOISE standard errors of the paired difference.
-        ndcg: NDCG@10 of the shared one, and of the own.
+        ndcg: NDCG@10 of the shared one, and of the own; of a model of ratings 1 - mean squared error / width², where
+            width is that of the scale.
+        private: what its users have in it, of a model that needs rounds.
     """
 
     own: SharedParams
     keep: bool
     ndcg: tuple[float, float]
+    private: PrivateParams = _NONE
 
 
 def compared(model: Model, rows: Interactions, shared: SharedParams, protocol: str, seed: int) -> Compared | None:
@@ -102,6 +108,49 @@ def compared(model: Model, rows: Interactions, shared: SharedParams, protocol: s
         ours, alone = _gains(model, parts, clean), _gains(model, parts, _made(model, start, (1.0, train)))
         own = _made(model, start, (1.0, _own(model, rows, start)))
     return Compared(own, _wins(alone - ours), (float(ours.mean()), float(alone.mean())))
+
+
+def compared_by_rounds(
+    model: Model,
+    rows: Interactions,
+    shared: SharedParams,
+    private: PrivateParams,
+    protocol: str,
+    seed: int,
+    alone: Alone,
+    before_round: Callable[[], None],
+    scale: tuple[float, float] | None = None,
+) -> Compared | None:
+    """As `compared`, of a model that needs many rounds: the institution's own is trained for as many.
+
+    Validation rows cannot be taken out of shared parameters that have seen them (all, p3), whose memory of them
+    speaks for the shared model; its users' vectors are fitted anew without these rows.
+
+    Args:
+        private: what the last round left here.
+        alone: trains the own model under a protocol.
+        before_round: may raise, and so end the comparison.
+        scale: lowest and highest rating, for a model of ratings.
+    """
+    parts, rates = split(rows, "validation", seed), getattr(model, "rates", False)
+    if len(np.unique(parts.held.user)) < LEAST_USERS or (rates and scale is None):
+        return None
+    with one_thread():
+        if protocol not in ("p1", "p2") and model.aggregator_default != "sum":
+            private = _NONE
+            for _ in range(ROUNDS):
+                before_round()
+                private = model.fit_site(parts.train, shared, private)[1]
+        found = []
+        for each in ((shared, private), alone("p1")):
+            if rates and scale is not None:
+                rated = errors(scorer(model, parts.train, *each), parts, scale)
+                found.append(1.0 - rated[:, 1] / rated[:, 0] / (scale[1] - scale[0]) ** 2)
+            else:
+                found.append(_gains(model, parts, *each))
+        own, stays = alone("all")
+    ours, mine = found
+    return Compared(own, _wins(mine - ours), (float(ours.mean()), float(mine.mean())), stays)
 
 
 def _own(model: Model, rows: Interactions, start: SharedParams) -> Mapping[str, Array]:
@@ -190,10 +239,10 @@ def _wins(ahead: NDArray[np.float64]) -> bool:
     return n > 1 and float(ahead.mean()) > NOISE * float(ahead.std(ddof=1)) / n**0.5
 
 
-def _gains(model: Model, parts: Split, shared: SharedParams) -> NDArray[np.float64]:
+def _gains(model: Model, parts: Split, shared: SharedParams, private: PrivateParams = _NONE) -> NDArray[np.float64]:
     """NDCG@10 of each user with a validation row; shape (users with one,)."""
     held, seen = parts.held, parts.seen
-    score = scorer(model, parts.train, shared, _NONE)
+    score = scorer(model, parts.train, shared, private)
     found = []
     for low in range(0, held.n_users, 1000):
         high = min(low + 1000, held.n_users)

@@ -22,6 +22,7 @@ from fedrec.institution.incoming import Made
 from fedrec.institution.ledger import RequestRow
 from fedrec.institution.permit import Task
 from fedrec.institution.store import Store
+from fedrec.models import RATINGS
 
 KEPT = 5  # models
 _OLDER = ("scientist", "request", "permit", "published_at")  # what a model of an older fedrec does not say
@@ -216,7 +217,9 @@ def said_of(facts: Mapping[str, Any]) -> str:
     if facts.get("personal"):
         words.append("the institution's own" if facts["personal"] == "local" else facts["personal"])
     if facts["compared"] is not None:
-        words.append("validation NDCG@10: shared {shared:.4f}, own {own:.4f}".format(**facts["compared"]))
+        rates = (facts.get("table") or {}).get("name") in RATINGS
+        what = "1 - squared error / width²" if rates else "NDCG@10"
+        words.append(f"validation {what}: " + "shared {shared:.4f}, own {own:.4f}".format(**facts["compared"]))
     else:
         words.append("not compared with an own one")
     if facts["coverage@10"] is not None:

@@ -166,13 +166,19 @@ def train_alone(
     optimiser: Optimiser,
     seed: int,
     local: LocalEpochs | None = None,
+    before_round: Callable[[], None] = lambda: None,
 ) -> tuple[SharedParams, PrivateParams]:
-    """The local-only baseline: the same model, rounds and optimiser on this institution's rows only."""
+    """The local-only baseline: the same model, rounds and optimiser on this institution's rows only.
+
+    Args:
+        before_round: called before each round; what it raises ends the training.
+    """
     with one_thread():
         seen = _split(model, rows, protocol, seed).train
         shared, private = model.init(rows.n_items, seed), PrivateParams({})
         state = optimiser.init(shared)
         for _ in range(rounds):
+            before_round()
             contribution, private = _fit(model, seen, shared, private, local)
             if local is not None:
                 contribution = moved(contribution, shared, optimiser.descends)

@@ -59,8 +59,8 @@ def score_table(answers: Sequence[Answer]) -> pd.DataFrame:
 
 
 def chief(columns: Collection[str]) -> str:
-    """The measure of `score_table` that settings are chosen by."""
-    return "auc" if "auc" in columns else "ndcg@10"
+    """The measure of `score_table` that settings are chosen by: of outcomes AUC, of ratings RMSE (less is better)."""
+    return next((name for name in ("auc", "rmse") if name in columns), "ndcg@10")
 
 
 def card_of(run: str, protocol: str, plan_text: str, fingerprint: str, model: str, log: list[dict[str, Any]]) -> str:

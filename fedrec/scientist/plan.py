@@ -6,7 +6,8 @@ import ast
 import inspect
 import linecache
 import textwrap
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -35,6 +36,8 @@ class HasModel(Protocol):
 @dataclass(frozen=True)
 class Plan:
     """A plan; `text` is what every owner reads.
+
+    Model, aggregator, schedule, stop and local may be given as tables, such as {"name": "adam", "lr": 0.03}.
 
     Args:
         model: a recipe, such as fedrec.models.Ease(l2=200.0). Give this or `code`.
@@ -93,6 +96,11 @@ class Plan:
     def __post_init__(self) -> None:
         if (self.model is None) == (self.code is None):
             raise WrongInput("a plan has either a model or code of its own")
+        for name, read in _TABLES.items():
+            if isinstance(given := getattr(self, name), Mapping):
+                object.__setattr__(self, name, read(given))
+            elif given is not None and (isinstance(given, type) or not is_dataclass(given)):
+                raise WrongInput(f"{name}={given!r}: give one of fedrec's values, or its table, such as {{'name': …}}")
         self._check_fit()
         PlanText.parse(self.text)  # everything that is wrong with a plan is said when it is made
 
@@ -253,6 +261,15 @@ class Plan:
     def fingerprint(self) -> str:
         """SHA-256 of the text; the same on page, command line and log."""
         return fingerprint(self.text)
+
+
+_TABLES: dict[str, Callable[[Mapping[str, Any]], Any]] = {
+    "model": models.from_plan,
+    "aggregator": aggregation.create,
+    "schedule": aggregation.schedule_of,
+    "stop": aggregation.stop_of,
+    "local": lambda table: LocalEpochs.from_table({"update": "parameters", **table}),
+}
 
 
 def source_of(cls: type) -> str:

@@ -26,7 +26,7 @@ class Search:
 
     Args:
         table: one row per combination of settings: what it gave on the validation rows, over all users.
-        settings: the best ones, by NDCG@10 (of outcomes AUC); the first of equals.
+        settings: the best ones, by NDCG@10, of outcomes AUC, of ratings RMSE; the first of equals.
         run: the run whose model was made with them: `run.evaluate()`, `run.publish()`.
         cost: plans that owners approved, train and validation tasks of each site, bytes and seconds, in all.
     """
@@ -67,8 +67,8 @@ def search(plan: Plan, grid: Mapping[str, Sequence[Any]], trained: Callable[[Pla
     import pandas as pd
 
     scores = [table.set_index("institution").loc["all"] for table in found]
-    shown = [name for name in (chief(found[0].columns), "hr@10", "users") if name in found[0].columns]
-    rows = [{**settings, **score[shown]} for settings, score in zip(tried, scores, strict=True)]
+    shown = [name for name in (chief(found[0].columns), "ndcg@10", "hr@10", "users") if name in found[0].columns]
+    rows = [{**settings, **score[list(dict.fromkeys(shown))]} for settings, score in zip(tried, scores, strict=True)]
     lines = [line for one in runs for line in one.log]
     cost: dict[str, float] = {"plans": len(runs), "train": len(lines), "validate": len(tried)}
     cost |= {key: sum(line[key] for line in lines) for key in ("bytes_up", "bytes_down", "seconds")}
@@ -76,7 +76,7 @@ def search(plan: Plan, grid: Mapping[str, Sequence[Any]], trained: Callable[[Pla
 
 
 def contributions(run: Run) -> pd.DataFrame:
-    """What leaving out each institution changes for the users of the others, on their validation rows.
+    """What leaving out each institution changes for the users of the others, on their validation rows, by `chief`.
 
     Exact for statistics: the others' updates are summed again. Else, in simulation only, the run is made again without
     the institution.
@@ -125,11 +125,13 @@ def _with(plan: Plan, settings: Mapping[str, Any], validate: int) -> Plan:
 
 
 def _best(found: Sequence[pd.DataFrame]) -> int:
-    scores = [float(table[table["institution"] == "all"][chief(table.columns)].iloc[0]) for table in found]
-    return scores.index(max(scores))
+    name = chief(found[0].columns)
+    scores = [float(table[table["institution"] == "all"][name].iloc[0]) for table in found]
+    return scores.index(min(scores) if name == "rmse" else max(scores))
 
 
 def _mean(table: pd.DataFrame, sites: Sequence[str]) -> float:
-    """NDCG@10 over the users of these institutions; of outcomes the mean AUC."""
-    rows = table[table["institution"].isin(sites)]
-    return float((rows[chief(rows.columns)] * rows["users"]).sum() / rows["users"].sum())
+    """NDCG@10 over the users of these institutions; of outcomes the mean AUC, of ratings the RMSE (a row a user)."""
+    rows, name = table[table["institution"].isin(sites)], chief(table.columns)
+    power = 2 if name == "rmse" else 1
+    return float(((rows[name] ** power * rows["users"]).sum() / rows["users"].sum()) ** (1 / power))

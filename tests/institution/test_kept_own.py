@@ -166,7 +166,7 @@ LISTS = np.zeros((6, 8), np.int32)
     ],
     ids=str,
 )
-def test_a_model_of_its_own_is_taken_only_as_a_statistic_model_leaves_it(change, code, tmp_path):
+def test_a_model_of_its_own_is_taken_only_as_a_built_in_model_leaves_it(change, code, tmp_path):
     tensors = {"lists": LISTS, "popular": np.arange(8, dtype=np.int32), "own.lists": LISTS, **GOOD, **change}
     file = tmp_path / "state"
     file.write_bytes(encode({name: array for name, array in tensors.items() if array is not None}))

@@ -272,3 +272,46 @@ def test_use_and_norms_stand_in_the_text_and_come_back():
         fedrec.Plan(model=models.Popularity(), norms={"gram": 1.0})
     with pytest.raises(Refused, match=r"request\.form"):
         fedrec.Plan(model=models.Popularity(), use="Any thing")
+
+
+def test_a_part_of_a_plan_may_be_given_as_its_table():
+    given = fedrec.Plan(
+        model={"name": "mf", "factors": 4},
+        aggregator={"name": "yogi", "lr": 0.1, "inner": "mean"},
+        schedule={"name": "quorum", "least": 2},
+        stop={"patience": 3},
+        local={"epochs": 2},
+        train=("p1",),
+    )
+    meant = fedrec.Plan(
+        model=models.MF(factors=4),
+        aggregator=aggregation.Yogi(lr=0.1, inner=aggregation.Mean()),
+        schedule=aggregation.Quorum(least=2),
+        stop=aggregation.Stop(patience=3),
+        local=models.LocalEpochs(2),
+        train=("p1",),
+    )
+    assert given.text == meant.text
+
+
+@pytest.mark.parametrize(
+    ("part", "says"),
+    [
+        ({"model": "ease"}, "model='ease'"),
+        ({"model": models.Ease}, "model="),
+        ({"aggregator": "adam"}, "aggregator='adam'"),
+        ({"aggregator": {"name": "adamant"}}, "unknown aggregator 'adamant'"),
+        ({"aggregator": {"lr": 0.1}}, "unknown aggregator None"),
+        ({"aggregator": aggregation.Stop()}, "no aggregator"),
+        ({"schedule": {"name": "quorum", "most": 2}}, "quorum has no setting most"),
+        ({"schedule": "quorum"}, "schedule='quorum'"),
+        ({"stop": 3}, "stop=3"),
+        ({"stop": {"patients": 3}}, "stop has no setting patients"),
+        ({"local": 5}, "local=5"),
+        ({"local": {"epoch": 5}}, "local has no setting epoch"),
+    ],
+    ids=str,
+)
+def test_a_part_that_is_none_says_which(part, says):
+    with pytest.raises(WrongInput, match=says):
+        fedrec.Plan(**{"model": models.MF(factors=4), **part})

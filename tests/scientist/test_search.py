@@ -80,6 +80,21 @@ def test_other_models_are_trained_once_for_each_setting():
     assert found.run.plan.spec.model["factors"] == found.settings["factors"]
 
 
+def test_a_model_of_ratings_is_chosen_by_its_errors_and_left_out_by_them():
+    """Ratings follow the film, not what is touched next; a heavy ridge still ranks well, and predicts badly."""
+    every = rows(60, 12)
+    rated = replace(every, rating=np.where(every.item % 3, 2.0, 5.0).astype(np.float32))
+    asks = fedrec.Plan(model=models.MFExplicit(factors=1), rounds=3, train=("p1",), validate=1)
+    found = split(rated, 3).search(asks, {"ridge": [1e5, 0.1, 30.0]})
+    assert found.settings == {"ridge": 0.1}
+    assert found.table["rmse"].idxmin() == 1
+    assert found.table["ndcg@10"].idxmax() != 1  # control: by NDCG another one would win
+    table = found.run.validate().set_index("institution")
+    squares = sum(table.loc[site, "rmse"] ** 2 * table.loc[site, "users"] for site in ("site-1", "site-2"))
+    others = (squares / table.loc[["site-1", "site-2"], "users"].sum()) ** 0.5
+    assert found.run.contributions()["with"][0] == pytest.approx(others)
+
+
 @pytest.mark.parametrize("grid", [{}, {"l2": []}, {"nothing": [1]}, {"l2": [-1.0]}])
 def test_nothing_to_try_or_a_wrong_setting_is_said_before_anything_runs(grid):
     with pytest.raises(WrongInput):
