@@ -17,7 +17,8 @@ from fedrec.errors import WrongInput
 from fedrec.models.base import positive, queried, standard
 from fedrec.models.sequential import recent
 
-STEPS = 2**14  # a user's sums have at most this L2 norm and are whole numbers, so that float32 adds them exactly
+STEPS = 2**12  # a user's sums have at most this L2 norm and are whole numbers
+WHOLE = 2**24  # sums stop here, at one institution: float32 holds whole numbers up to it, so rounding adds nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,37 +88,42 @@ class Private:
         self, rows: Interactions, shared: SharedParams, private: PrivateParams
     ) -> tuple[SharedParams, PrivateParams]:
         counts, near = np.zeros(rows.n_items), np.zeros(self.most * (self.most - 1) // 2)
-        if "top" in shared.tensors:
-            near = self._near(rows, _checked(shared["top"], self.most, rows.n_items))
+        if shared["counts"].any():
+            near = self._near(rows, self._top(shared["counts"]))
         else:
             x = rows.matrix()
             counts += x.T @ np.floor(STEPS / np.sqrt(np.maximum(np.diff(x.indptr), 1)))
-        return SharedParams({"counts": counts.astype(np.float32), "near": near.astype(np.float32)}), private
+        sums = {"counts": counts, "near": near}
+        return SharedParams({n: np.minimum(a, WHOLE).astype(np.float32) for n, a in sums.items()}), private
 
     def finish(self, shared: SharedParams, merged: SharedParams) -> SharedParams:
-        if "top" not in shared.tensors:
-            counts = merged["counts"].astype(np.float64) / STEPS
-            top = np.argsort(-counts, kind="stable")[: self.most]
-            top = np.sort(top[counts[top] > self.above * noise(counts)]).astype(np.int32)
-            return SharedParams({"counts": counts.astype(np.float32), "top": top})
-        chosen, sums = shared["top"], merged["near"].astype(np.float64) / STEPS
-        n = len(chosen)
-        near = np.zeros((n, n))
-        one, other = np.triu_indices(n, 1)
+        if not shared["counts"].any():
+            return SharedParams({"counts": (merged["counts"] / STEPS).astype(np.float32)})
+        top, sums = self._top(shared["counts"]), merged["near"].astype(np.float64) / STEPS
+        near = np.zeros((len(top), len(top)))
+        one, other = np.triu_indices(len(top), 1)
         near[one, other] = near[other, one] = sums[_cell(one, other, self.most)]
-        held = shared["counts"][chosen].astype(np.float64) ** -self.exponent
-        weights: Array = shrunk(near, noise(sums)) * np.outer(held, held)
+        held = shared["counts"][top].astype(np.float64) ** -self.exponent
+        weights = np.zeros((self.most, self.most), dtype=np.float32)  # of one shape for every draw of the noise
+        weights[: len(top), : len(top)] = shrunk(near, noise(sums)) * np.outer(held, held)
         np.fill_diagonal(weights, 0.0)
-        return SharedParams({"counts": shared["counts"], "top": chosen, "weights": weights.astype(np.float32)})
+        return SharedParams({"counts": shared["counts"], "weights": weights})
 
     def score(self, rows: Interactions, shared: SharedParams, private: PrivateParams) -> NDArray[Any]:
         popular = standard(np.maximum(shared["counts"], 0.0)[None, :].astype(np.float64))
         found = np.zeros((rows.n_users, rows.n_items))
         if "weights" in shared.tensors:
-            top = shared["top"]
-            found[:, top] = queried(recent(rows, self.recency, 0.0)[:, top], shared["weights"])
+            top = self._top(shared["counts"])
+            weights = shared["weights"][: len(top), : len(top)]
+            found[:, top] = queried(recent(rows, self.recency, 0.0)[:, top], weights)
         scores: NDArray[Any] = standard(found) + self.blend * popular
         return scores
+
+    def _top(self, counts: Array) -> Array:
+        """The items whose pairs are counted, ascending: those that stand above the noise."""
+        best = np.argsort(-counts, kind="stable")[: self.most]
+        found: Array = np.sort(best[counts[best] > self.above * noise(counts)])
+        return found
 
     def _near(self, rows: Interactions, top: Array) -> Array:
         """The pairs' sums at one institution, whole numbers; shape (most (most - 1) / 2,)."""
@@ -180,11 +186,3 @@ def _cell(low: Array, high: Array, most: int) -> Array:
     low = low.astype(np.int64)
     found: Array = low * (2 * most - low - 1) // 2 + high - low - 1
     return found
-
-
-def _checked(top: Array, most: int, n_items: int) -> Array:
-    """Raises: WrongInput: not at most `most` items of the catalogue in ascending order."""
-    fits = top.ndim == 1 and top.dtype.kind == "i" and len(top) <= most and (np.diff(top) > 0).all()
-    if not fits or (len(top) and not (top[0] >= 0 and top[-1] < n_items)):
-        raise WrongInput("the model names other items than the catalogue has")
-    return top
