@@ -115,7 +115,7 @@ def _in_range(array: Array, least: int, end: int) -> bool:
 
 
 def _shapes_of(plan: PlanText, n_items: int) -> list[Shapes]:
-    """What the plan's model may look like: as it begins, or as `finish` leaves it.
+    """What the plan's model may look like: as it begins, or as one or two rounds' `finish` leave it.
 
     Own code is not run here, and a site has no torch: the model that own code or gradients train has the arrays that
     the plan declares. Only a statistic becomes another model.
@@ -123,21 +123,25 @@ def _shapes_of(plan: PlanText, n_items: int) -> list[Shapes]:
     if plan.own_code is not None or plan.aggregator["name"] != "sum":
         return [{name: (tensor.dtype, tensor.sized(n_items)) for name, tensor in plan.leaves.items()}]
     model = models.from_plan(plan.model)
-    first = _shapes(model.init(n_items, plan.seed))
-    small, large = (
-        _shapes(_finished(model, size)) for size in (5, 7)
-    )  # finishing the whole catalogue may take minutes
-    last = dict(first)
-    for name, (dtype, shape) in small.items():
-        sides = zip(shape, large[name][1], strict=True)
-        last.setdefault(name, (dtype, tuple(n_items if a != b else a for a, b in sides)))
-    return [first, {name: last[name] for name in small}]
+    found = [_shapes(model.init(n_items, plan.seed))]
+    finished = [_finished(model, size, min(2, plan.rounds)) for size in (5, 7)]  # the whole catalogue may take minutes
+    for small, large in zip(*finished, strict=True):
+        last = dict(found[0])
+        for name, (dtype, shape) in small.items():
+            sides = zip(shape, large[name][1], strict=True)
+            last.setdefault(name, (dtype, tuple(n_items if a != b else a for a, b in sides)))
+        found.append({name: last[name] for name in small})
+    return found
 
 
-def _finished(model: models.Model, n_items: int) -> SharedParams:
+def _finished(model: models.Model, n_items: int, rounds: int) -> list[Shapes]:
     declared = {name: Tensor.parse(text) for name, text in model.leaves().items()}
-    step = {name: np.ones(tensor.sized(n_items), tensor.dtype) for name, tensor in declared.items()}
-    return model.finish(model.init(n_items, 0), SharedParams(step))
+    step = SharedParams({name: np.ones(tensor.sized(n_items), tensor.dtype) for name, tensor in declared.items()})
+    shared, found = model.init(n_items, 0), []
+    for _ in range(rounds):
+        shared = model.finish(shared, step)
+        found.append(_shapes(shared))
+    return found
 
 
 def _bytes(shapes: Shapes) -> int:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from fedrec.models.neumf import NeuMF
     from fedrec.models.own import OwnModel
     from fedrec.models.popularity import Popularity
+    from fedrec.models.private import Private
     from fedrec.models.sequential import Sequential
     from fedrec.models.usercf import UserCF
 
@@ -49,6 +50,7 @@ __all__ = [
     "NeuMF",
     "OwnModel",
     "Popularity",
+    "Private",
     "Sequential",
     "UserCF",
     "create",
@@ -63,6 +65,7 @@ _CLASSES = {
     "ease": "Ease",
     "sequential": "Sequential",
     "default": "Default",
+    "private": "Private",
     "ials": "IALS",
     "mf": "MF",
     "bpr": "BPR",

@@ -35,6 +35,8 @@ class Model(Protocol):
     A model of yes/no outcomes has `outcome = True` and `probability(rows, shared)` besides, see core.outcomes.
     A model whose scores are ratings has `rates = True`: it is judged by its errors too, see `metrics.errors`.
     A statistic model may also have `whole`: the arrays of its contribution that hold whole numbers only.
+    A model that bounds what one user adds has `sensitivity(number)`: by array, the largest L2 norm of it in that round,
+    or None; and perhaps `share(number)`, the part of the privacy budget (of 1 / sigma^2) that this round gets.
     A statistic model may also have `centre`: settings that only `finish` reads, so that one release serves all of them.
     """
 
@@ -146,4 +148,12 @@ def queried(query: sparse.csr_matrix, weights: NDArray[Any]) -> NDArray[Any]:
         query = sparse.csr_matrix((query.data, place, query.indptr), shape=(query.shape[0], len(used)))
         weights = weights[used]
     found: NDArray[Any] = query @ weights.astype(query.dtype, copy=False)
+    return found
+
+
+def standard(scores: NDArray[Any]) -> NDArray[Any]:
+    """Each row with mean 0 and spread 1; a row of equal values becomes 0."""
+    centred = scores - scores.mean(axis=1, keepdims=True)
+    spread = centred.std(axis=1, keepdims=True)
+    found: NDArray[Any] = np.divide(centred, spread, out=np.zeros_like(centred), where=spread > 0)
     return found

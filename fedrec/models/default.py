@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fedrec.core.interactions import Interactions
 from fedrec.core.params import PrivateParams, SharedParams
-from fedrec.models.base import dense, positive, queried
+from fedrec.models.base import dense, positive, queried, standard
 from fedrec.models.ease import Ease
 from fedrec.models.sequential import Sequential, recent
 
@@ -72,7 +72,7 @@ class Default:
         if rows.time is None:
             scores = near
         else:
-            scores = _standard(near) + self.share * _standard(self._sequential().score(rows, shared, private))
+            scores = standard(near) + self.share * standard(self._sequential().score(rows, shared, private))
         nobody = np.bincount(rows.user, minlength=rows.n_users) == 0
         scores[nobody] = shared["counts"]
         found: NDArray[Any] = scores
@@ -83,11 +83,3 @@ class Default:
 
     def _sequential(self) -> Sequential:
         return Sequential(recency=self.recency)
-
-
-def _standard(scores: NDArray[Any]) -> NDArray[Any]:
-    """Each row with mean 0 and spread 1; a row of equal values becomes 0."""
-    centred = scores - scores.mean(axis=1, keepdims=True)
-    spread = centred.std(axis=1, keepdims=True)
-    found: NDArray[Any] = np.divide(centred, spread, out=np.zeros_like(centred), where=spread > 0)
-    return found

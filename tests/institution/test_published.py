@@ -162,7 +162,7 @@ def test_bytes_beside_the_arrays_are_refused_and_the_arrays_alone_are_not():
 def test_what_a_recipe_begins_with_and_what_its_rounds_give_may_be_published(name):
     model = models.create(name, {})
     declared = {key: Tensor.parse(text) for key, text in model.leaves().items()}
-    plan = PlanText(name="p", purpose="P", model={"name": name}, aggregator={"name": "sum"}, leaves=declared)
+    plan = PlanText("p", "P", {"name": name}, {"name": "sum"}, declared, rounds=model.rounds_default)
     shared = model.init(30, 0)
     check_model(plan, 30, encode(shared.tensors))
     step = SharedParams({key: np.full(tensor.sized(30), 0.5, tensor.dtype) for key, tensor in declared.items()})

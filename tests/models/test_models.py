@@ -22,6 +22,7 @@ STATISTICS = [
     models.Ease(l2=5.0),
     models.Sequential(from_exponent=0.2, to_exponent=0.2),
     models.Default(l2=5.0),
+    models.Private(most=60),
 ]
 NEARLY = [
     models.UserCF(),
@@ -195,7 +196,7 @@ def test_user_vectors_start_at_zero_and_item_vectors_come_from_the_seed():
         (
             "easy",
             {},
-            "popularity, itemcf, usercf, ease, sequential, default, ials, mf, bpr, mf-explicit, neumf, features, hybrid, logistic, echo, own",
+            "popularity, itemcf, usercf, ease, sequential, default, private, ials, mf, bpr, mf-explicit, neumf, features, hybrid, logistic, echo, own",
         ),
         ("ease", {"l3": 1.0}, "allowed: l2"),
         ("popularity", {"l2": 1.0}, "it has none"),
