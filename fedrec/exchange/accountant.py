@@ -16,7 +16,7 @@ import math
 from scipy.special import log_ndtr
 
 UNIT = 10**12  # a cost of 1, of one release whose noise is one sensitivity
-MARGIN = 1e-4  # of every epsilon, and a tenth of it besides: pays for the grid and for rounding, here and in others' tables
+MARGIN = 1e-4  # of every epsilon, and a tenth of it besides: pays for the grid and for rounding
 MOST = 10**5  # epsilon above this is no promise
 
 

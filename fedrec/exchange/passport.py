@@ -29,6 +29,7 @@ FIELDS = frozenset(
         "rows",
         "users",
         "measures",
+        "cost",
         "fedrec",
     ]
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from fedrec.institution.guard import Guard, check_counts, check_measures, check_
 from fedrec.institution.store import Store
 from fedrec.models import OUTCOMES
 
+Noise = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 MAX_MORE = 10**6  # bytes of an update file beyond the arrays
 
 
@@ -53,6 +54,7 @@ def update_of(
     body: Mapping[str, Any],
     base: Path,
     rest: Path,
+    noise: Noise | None = None,
 ) -> Update:
     """The update that a train task wrote into `file`, looked at for the last time.
 
@@ -60,6 +62,8 @@ def update_of(
         body: what the jail reported.
         base: the model that the task started from.
         rest: what the round before could not send; no file in the first one, or without a codec.
+        noise: of differential privacy. Rows are then not zeroed for being backed by few, which would tell that they
+            are, and the numbers of rows and users do not leave.
 
     Raises:
         Refused: `guard.` or `codec.` and what is wrong with it.
@@ -72,8 +76,11 @@ def update_of(
         raise Refused("guard.bytes", f"the update is larger than {limits.megabytes:g} MB", "Make the model smaller")
     tensors, thin = decode(file.read_bytes()), None
     guard = Guard(plan.leaves, store.n_items, int(limits.megabytes * 10**6), limits.min_users_per_row)
-    if limits.min_users_per_row > 1:
+    if limits.min_users_per_row > 1 and noise is None:
         tensors, thin = guard.cohort(tensors, split(store.rows(), protocol, plan.seed).train.matrix())
+    if noise is not None:
+        guard.check(tensors, 0)
+        tensors, rows, users = dict(noise(tensors)), 0, 0
     left = decode(rest.read_bytes()) if plan.packs and rest.exists() else {}
     data, kept = packed(plan, guard, tensors, decode(base.read_bytes()) if plan.packs and plan.local else {}, left)
     return Update(data, rows, users, thin, check_measures(body.get("measures"), plan.measures, store.quality), kept)

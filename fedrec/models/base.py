@@ -34,6 +34,8 @@ class Model(Protocol):
 
     A model of yes/no outcomes has `outcome = True` and `probability(rows, shared)` besides, see core.outcomes.
     A model whose scores are ratings has `rates = True`: it is judged by its errors too, see `metrics.errors`.
+    A model that bounds what one user adds has `sensitivity(number)`: by array, the largest L2 norm of it in that round,
+    or None; and perhaps `share(number)`, the part of the privacy budget (of 1 / sigma^2) that this round gets.
     A statistic model may also have `centre`: settings that only `finish` reads, so that one release serves all of them.
     """
 

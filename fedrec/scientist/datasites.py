@@ -275,9 +275,9 @@ class Datasites:
                 name, Refused("site.lost", reason, "Check the site and its proxy, then resume")
             ) from error
         sent, received = site.line.counted
-        return Answer(
-            name, update, answer.get("numbers", {}), received - before[1], sent - before[0], answer.get("passport", {})
-        )
+        up, down = received - before[1], sent - before[0]
+        receipt = answer.get("passport", {"cost": answer.get("cost", 0)})
+        return Answer(name, update, answer.get("numbers", {}), up, down, receipt)
 
     def _exchanged(self, name: str, carried: Carried) -> tuple[int, int]:
         """Bytes (up, down) of an exchange of checkpoints apart from a task."""
@@ -305,6 +305,8 @@ class Datasites:
         tensors, spec = decode(data), task.plan.spec
         if spec.packs is not None:
             tensors = unpack_update(spec.packs, tensors, task.shared.tensors if spec.local else None)
+        if spec.protects.epsilon is not None:  # no number of rows or users has left
+            return SiteUpdate(name, 1.0, SharedParams(tensors), 1)
         return SiteUpdate(name, float(facts["rows"]), SharedParams(tensors), int(facts["users"]), measures)
 
     def _put(self, site: SyftSite, request: str, name: str, data: bytes) -> None:
