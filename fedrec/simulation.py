@@ -5,6 +5,7 @@ For README examples, tests, rehearsals and `fedrec evaluate`. Nothing is protect
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,13 +19,16 @@ from fedrec.core.features import Features, joined
 from fedrec.core.interactions import Interactions
 from fedrec.core.params import Array, SharedParams
 from fedrec.errors import DataError, Refused
+from fedrec.exchange.budget import cost_of_task
 from fedrec.exchange.codec import unpack_update
+from fedrec.exchange.noise import Source
 from fedrec.exchange.plan import check_start
 from fedrec.exchange.secure_sum import to_ring
 from fedrec.exchange.wire import decode, digest, encode
 from fedrec.institution.features import collect
 from fedrec.institution.guard import MEASURE, Guard, check_measures
 from fedrec.institution.index import index_frame
+from fedrec.institution.noised import noised, noised_sums
 from fedrec.institution.outgoing import packed
 from fedrec.institution.perform import perform
 from fedrec.institution.store import read_features
@@ -49,6 +53,7 @@ class SimulatedFederation:
         n_items: length of the shared catalogue.
         seconds: how long each site takes for a train task, on a simulated clock; 1 for those not named.
         quality: each site's data-quality score in [0, 1]; 1 for those not named.
+        random: where the noise of a plan with epsilon comes from.
     """
 
     simulated = True
@@ -61,7 +66,9 @@ class SimulatedFederation:
         *,
         seconds: Mapping[str, float] | None = None,
         quality: Mapping[str, float] | None = None,
+        random: Source = os.urandom,
     ) -> None:
+        self.random = random
         self._rows, self._n_items, self.catalogue = dict(rows), n_items, tuple(catalogue)
         self.seconds, self.quality = dict(seconds or {}), dict(quality or {})
         self._private: dict[tuple[str, str, str], dict[int, dict[str, Array]]] = {}
@@ -141,6 +148,13 @@ class SimulatedFederation:
         tally = self.listed.setdefault((task.run, task.protocol), {}) if done.listed else {}
         for scope, times in done.listed.items():
             tally[scope] = tally.get(scope, 0) + times
+        model = task.plan.built
+        if cost := cost_of_task(spec, model, task.kind, task.number):
+            if done.update is None:
+                return Answer(site, numbers=noised_sums(done.numbers, cost, self.random), receipt={"cost": cost})
+            bounds = model.sensitivity(task.number)  # type: ignore[attr-defined]
+            update = noised(done.update, bounds, cost, random=self.random)
+            return Answer(site, SiteUpdate(site, 1.0, SharedParams(update), 1), receipt={"cost": cost})
         if done.update is None:
             return Answer(site, numbers=done.numbers)
         guard, rests = Guard(spec.leaves, self._n_items, max_bytes=10**12), self._rest.get(key, {})

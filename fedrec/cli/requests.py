@@ -55,10 +55,11 @@ def show(folder: Path, request: str, target: str | None) -> None:
 
     row, used = _find(folder, request)
     config = SiteConfig.load(folder / "site.toml")
-    n_items = len(ConsortiumConfig.load(config.consortium_path).item_ids())
+    consortium = ConsortiumConfig.load(config.consortium_path)
     before = approved_before(row, [one for one, _ in _rows(folder)])
     with local_act(folder, "view", row.fingerprint, row.id):
-        shown = details(row, used, _now(), n_items, config.limits, before)
+        items, members = len(consortium.item_ids()), len(consortium.member)
+        shown = details(row, used, _now(), items, config.limits, before, members, _spent(folder))
     emit(shown, target, text=text_of(shown))
 
 
@@ -140,6 +141,16 @@ def _rows(folder: Path) -> list[tuple[Any, dict[str, int]]]:
         return [(row, ledger.used(row.id)) for row in ledger.requests()]
     finally:
         ledger.close()
+
+
+def _spent(folder: Path) -> int:
+    """What all noisy releases of the site have cost."""
+    from contextlib import closing
+
+    from fedrec.institution.ledger import Ledger
+
+    with closing(Ledger(folder / "state" / "ledger.sqlite")) as ledger:
+        return ledger.spent()
 
 
 def _find(folder: Path, prefix: str) -> tuple[Any, dict[str, int]]:

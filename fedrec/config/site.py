@@ -63,6 +63,7 @@ class Limits(Table):
     users_apart: int = Field(default=1, ge=1)  # fewer changed users since the last exact release are refused; 1 = never
     jail_level: int = Field(default=2, ge=1, le=3)  # the least level that a job may run in
     epsilon_limit: float | None = Field(default=None, gt=0)  # of all runs together; None = no plan has to have one
+    delta: float = Field(default=1e-5, gt=0, lt=0.01)  # the chance that epsilon_limit does not hold
     own_code: bool = False  # may a plan bring its own training code
     tell_errors: bool = True  # is the scientist told the class and line of an exception in his plan
     allow_echo: bool = False  # the model that sends back what it got; for benchmarks

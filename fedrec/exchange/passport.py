@@ -30,6 +30,7 @@ FIELDS = frozenset(
         "users",
         "measures",
         "members",
+        "cost",
         "fedrec",
     ]
 )

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from fedrec.errors import Refused
+from fedrec.exchange.budget import cost_of_plan
 from fedrec.exchange.passport import sign
 from fedrec.exchange.plan import PlanText, fingerprint
 from fedrec.institution.acts import reason_of
@@ -19,6 +20,7 @@ from fedrec.institution.ledger import Account, RequestRow
 from fedrec.institution.limits import check_limits, ranges_of
 from fedrec.institution.permit import make
 from fedrec.institution.site import Site
+from fedrec.institution.spent import check_left
 
 _SAYS = ("data_version", "not_before", "not_after", "hours")  # of a permit, in the event of its approval
 
@@ -71,7 +73,8 @@ class Decisions:
             apply: tells PySyft; False when PySyft says no.
 
         Raises:
-            Refused: `permit.missing`, `gate.self`, `permit.limit`, a limit of the site, or `site.error`.
+            Refused: `permit.missing`, `gate.self`, `permit.limit`, a limit of the site, `ledger.epsilon` or
+                `site.error`.
         """
         site, row = self._site, self._row(request)
         if by.email == row.scientist or by.key == row.key:
@@ -94,6 +97,8 @@ class Decisions:
             caps=site.config.limits,
             ranges=ranges_of(plan, site.config.limits),
         )
+        if (cost := cost_of_plan(plan, facts["epsilon"]) - site.ledger.spent(row.id)) > 0:
+            check_left(site.ledger.spent(), cost, site.config.limits)
         permit = sign(facts, site.keys.site)
         why = str(limits.get("reason") or "")
         says = {"scientist": row.scientist, **{key: permit[key] for key in _SAYS}, **permit["tasks"], **reason_of(why)}

@@ -106,7 +106,7 @@ def changes(before: PlanText, plan: PlanText) -> Iterator[str]:
 def _terms(before: PlanText, plan: PlanText) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
     yield "", _top(before), _top(plan)
     yield "leaves", dict(before.leaves), dict(plan.leaves)
-    for title in ("aggregator", "local", "schedule", "stop", "search", "codec"):
+    for title in ("aggregator", "local", "schedule", "stop", "search", "codec", "privacy"):
         yield title, dict(getattr(before, title)), dict(getattr(plan, title))
     yield "model", _settings(before), _settings(plan)
 

@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from fedrec.errors import Refused
+from fedrec.exchange.budget import cost_of_task
 from fedrec.exchange.plan import PlanText, check_start
 from fedrec.institution import audit, one_job, task_files
 from fedrec.institution.acts import reason_of
@@ -21,8 +22,9 @@ from fedrec.institution.limits import check_limits
 from fedrec.institution.permit import Task
 from fedrec.institution.site import Site
 from fedrec.institution.sums import check_members
-from fedrec.institution.task_files import Runner, base_of, forget_round, ids_of, needed
+from fedrec.institution.task_files import Runner, base_of, forget_round, ids_of, kept_noise, needed
 from fedrec.institution.trouble import PASSING, check_room, refusal_of
+from fedrec.models import from_plan
 
 ANSWER_S = 0.6  # how long a call waits for a job that may be quick; PySyft's call must end within a second
 PARALLEL = 2  # jobs at the same time
@@ -71,7 +73,7 @@ class Jobs:
                 check_members(plan, task.kind, task.members, site.config.name, names)
                 with self._files, self._lock:  # who reserves it, his intent is the one that the job's outcome answers
                     base_of(self._site, row, task)
-                    known = site.ledger.reserve(job, row.id, task, site.now(), site.here)
+                    known = site.ledger.reserve(job, row.id, task, site.now(), site.here, _cost(plan, row, task))
                     if known is None:
                         self._intents[job] = intent
             except Exception as error:
@@ -203,7 +205,11 @@ class Jobs:
                     self._site.ledger.decide(ended.id, "revoked", "site", self._site.now(), why)
         self.sweep()
         shutil.rmtree(self._site.state / "jobs", ignore_errors=True)
-        if running := {job.key for job in self._site.ledger.running()}:
+        running = {job.key for job in self._site.ledger.running()}
+        for path in kept_noise(self._site.state, "").glob("*"):
+            if path.name not in running:
+                path.unlink()
+        if running:
             for event in audit.read(self._site.audit.folder):
                 if (job := event["detail"].get("job")) in running and event["outcome"] not in PASSING:
                     self._said[job] = _said(event["outcome"], event["detail"])
@@ -270,6 +276,7 @@ class Jobs:
                 self._said[job] = _said(outcome, detail)
                 self._intents.pop(job, None)
             site.ledger.finish(job, status, answer, site.now())
+            kept_noise(site.state, job).unlink(missing_ok=True)
             self._said.pop(job, None)
             if task.kind != "train" and status == "done":  # not before: a job that a crash repeats needs its model
                 self._drop("in", task.base, job, row, task)
@@ -301,6 +308,14 @@ class Jobs:
             forget_round(self._site, job, row, task)
         self.sweep()
         return one_job.perform(self._site, self._jail, job, row, task, permit, detail)
+
+
+def _cost(plan: PlanText, row: RequestRow, task: Task) -> int:
+    """What a task's release costs under the permit of now; one that ended is refused later."""
+    if plan.protects.epsilon is None:
+        return 0
+    permit = row.signed_permit or {}
+    return cost_of_task(plan, from_plan(plan.model), task.kind, task.round, permit.get("epsilon"))
 
 
 def _said(outcome: str, detail: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from fedrec.errors import Refused
-from fedrec.institution import sums
+from fedrec.institution import spent, sums
 from fedrec.institution.permit import Here, Task, check, reservable
 
 _TABLES = """
@@ -102,7 +102,7 @@ class Ledger:
         path.chmod(0o600)
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")
-        self._db.executescript(_TABLES + sums.TABLE)
+        self._db.executescript(_TABLES + sums.TABLE + spent.TABLE)
         if "members" not in {row[1] for row in self._db.execute("PRAGMA table_info(jobs)")}:  # made by an older fedrec
             self._db.execute("ALTER TABLE jobs ADD COLUMN members TEXT NOT NULL DEFAULT '[]'")
         self._reader = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=WAIT_S)
@@ -269,14 +269,14 @@ class Ledger:
         """How many tasks of each kind a request has reserved so far."""
         return dict(self._rows("SELECT kind, COUNT(*) FROM jobs WHERE request=? GROUP BY kind", request))
 
-    def reserve(self, key: str, request: str, task: Task, now: str, here: Here) -> JobRow | None:
-        """Check the permit and reserve one task in one transaction, so that parallel calls cannot overshoot.
+    def reserve(self, key: str, request: str, task: Task, now: str, here: Here, cost: int = 0) -> JobRow | None:
+        """Check the permit, reserve one task and book its release's cost (spent.py), so that none can overshoot.
 
         Returns:
             The job that this key already has, or None when it has just been reserved.
 
         Raises:
-            Refused: what `live` or `permit.reservable` says, `permit.paused`, or `task.nonce`.
+            Refused: what `live`, `permit.reservable` or `spent.spend` says, `permit.paused`, or `task.nonce`.
         """
         with self._transaction() as db:
             if (known := self.job(key)) is not None:
@@ -288,6 +288,7 @@ class Ledger:
                 reason = "this nonce was sent before, with another model or other rows"
                 raise Refused("task.nonce", reason, "Send a new nonce with a new task")
             reservable(permit, task, self.used(request), self._done(request, task.run), here.caps)
+            spent.spend(self._rows, key, request, cost, permit, here.caps, now)
             if task.members and (row := self.request(request)) is not None:
                 sums.enter(db, key, task, row.plan, permit["data_version"], here.caps)
             names, what = json.dumps(task.members), (task.kind, task.run, task.round, task.protocol)
@@ -299,6 +300,10 @@ class Ledger:
         """A masked answer begins to leave. Raises: Refused `sum.void`."""
         with self._transaction() as db:
             sums.leave(db, job)
+
+    def spent(self, request: str | None = None, job: str | None = None) -> int:
+        """What was booked for noisy releases: of a request, of one job, or of the whole site; see spent.py."""
+        return spent.spent(self._rows, request, job)
 
     def _done(self, request: str, run: str) -> list[tuple[str, int, str, str]]:
         sql = "SELECT kind, round, protocol, status FROM jobs WHERE request=? AND run=?"

@@ -6,8 +6,10 @@ import fedrec
 from fedrec.config import SiteConfig
 from fedrec.config.site import Limits
 from fedrec.errors import Refused
+from fedrec.exchange.accountant import epsilon_of
+from fedrec.exchange.budget import cost_of_plan, why_not
 from fedrec.exchange.plan import PlanText
-from fedrec.models import NAMES
+from fedrec.models import NAMES, from_plan
 
 
 def check_limits(plan: PlanText, config: SiteConfig, n_items: int | None = None) -> None:
@@ -52,20 +54,27 @@ def check_limits(plan: PlanText, config: SiteConfig, n_items: int | None = None)
         )
     if plan.publish and not limits.publish:
         raise Refused("plan.publish", "this institution does not take published models", "Submit with publish=False")
-    if plan.protects.epsilon is not None:  # not before a site can keep it
-        raise Refused("plan.privacy", f"this version cannot keep {dict(plan.privacy)}", "Leave [privacy] out")
-    if limits.epsilon_limit is not None:  # without noise there is no epsilon, and so none within a limit
-        raise Refused(
-            "plan.privacy",
-            f"this institution limits epsilon to {limits.epsilon_limit:g}, and no plan of this version has one",
-            "Talk to the owner",
-        )
+    _check_epsilon(plan, limits)
     if n_items is not None:
         size = plan.travels(n_items)
         if size > limits.megabytes * 10**6:
             raise Refused(
                 "plan.bytes", f"an update has {size} bytes, {limits.megabytes:g} MB allowed", "Ask for a smaller model"
             )
+
+
+def _check_epsilon(plan: PlanText, limits: Limits) -> None:
+    asked, most = plan.protects.epsilon, limits.epsilon_limit
+    if asked is not None and (found := why_not(plan, from_plan(plan.model) if plan.own_code is None else None)):
+        raise Refused("plan.privacy", found[0], found[1])
+    if most is None:
+        return
+    if asked is None:  # without noise there is no epsilon, and so none within a limit
+        reason = f"this institution limits epsilon to {most:g}, and the plan has none"
+        raise Refused("plan.privacy", reason, "Submit with privacy=Privacy(epsilon=...)")
+    if epsilon_of(cost_of_plan(plan), limits.delta) > most:
+        reason = f"the plan asks for epsilon {asked:g}, this institution allows {most:g} at delta {limits.delta:g}"
+        raise Refused("plan.privacy", reason, "Submit with a smaller epsilon")
 
 
 def inside(value: object, least: float, most: float) -> bool:

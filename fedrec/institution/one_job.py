@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +15,14 @@ from fedrec.config import Limits
 from fedrec.errors import DataError, Refused
 from fedrec.exchange.passport import sign
 from fedrec.exchange.plan import PlanText
+from fedrec.exchange.secure_sum import FEW
 from fedrec.exchange.wire import encode
 from fedrec.institution.apart import check_apart, note_release
 from fedrec.institution.incoming import check_model, checked_made
 from fedrec.institution.jail import Report
 from fedrec.institution.ledger import RequestRow
-from fedrec.institution.outgoing import Protect, numbers_of, update_of
+from fedrec.institution.noised import noised, noised_sums, once
+from fedrec.institution.outgoing import Protect, numbers_of, numbers_sha256, update_of
 from fedrec.institution.permit import Task, stricter
 from fedrec.institution.published import Published
 from fedrec.institution.shared_key import SharedKey
@@ -30,6 +35,7 @@ from fedrec.institution.task_files import (
     cut_log,
     facts_of,
     keep_base,
+    kept_noise,
     private_of,
     rest_of,
     run_in_jail,
@@ -37,6 +43,7 @@ from fedrec.institution.task_files import (
     state_path,
 )
 from fedrec.institution.trouble import check_room
+from fedrec.models import from_plan
 
 MAX_LOG = 10**6  # bytes that stay of what a job printed
 
@@ -89,8 +96,15 @@ def perform(
         if exact:
             note_release(site, store)
         if task.kind == "train":
-            return _release(site, row, task, permit, plan, limits, store, folder, report, detail)
+            return _release(site, job, row, task, permit, plan, limits, store, folder, report, detail)
         numbers, said = numbers_of(plan, store, report.body, scale_of(site.folder, plan))
+        if task.kind == "evaluate" and plan.protects.epsilon is not None:
+            cost = _booked(site, job)
+            data = json.dumps(noised_sums(numbers, cost)).encode()
+            numbers = json.loads(once(kept_noise(site.state, job), data))
+            detail.update(cost=cost, sha256=numbers_sha256(numbers))
+            keep_base(site, row, task)
+            return {"status": "done", "numbers": numbers, "cost": cost}
         if task.kind == "evaluate":
             detail.update(sha256=said)
             keep_base(site, row, task)
@@ -98,7 +112,8 @@ def perform(
             made = checked_made(plan, folder / "state", store.n_users, store.n_items)
             shared = base_of(site, row, task)
             Published(site.state).install(row, task, shared, made, store, permit["id"], site.now())
-            detail.update(serves="own" if made.own else "shared", compared=made.ndcg is not None)
+            if plan.protects.epsilon is None:  # else it would tell, in the scientist's own events
+                detail.update(serves="own" if made.own else "shared", compared=made.ndcg is not None)
         return {"status": "done", "numbers": numbers}
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -114,8 +129,16 @@ def _protection(site: Site, plan: PlanText, row: RequestRow, task: Task) -> Prot
     return protection(*own, task, shared.key if shared else None)
 
 
+def _booked(site: Site, job: str) -> int:
+    """What was booked for a release with noise. Raises: Refused `ledger.epsilon` when nothing was."""
+    if cost := site.ledger.spent(job=job):
+        return cost
+    raise Refused("ledger.epsilon", "nothing was booked for this release", "Send it as a new task")
+
+
 def _release(
     site: Site,
+    job: str,
     row: RequestRow,
     task: Task,
     permit: Mapping[str, Any],
@@ -128,7 +151,14 @@ def _release(
 ) -> dict[str, Any]:
     """Guard the update, sign its passport, move it to where it may be fetched, keep the private state."""
     found = (folder / "update", report.body, base_of(site, row, task), rest_of(private_of(site, row, task)))
-    update = update_of(plan, limits, store, task.protocol, *found, _protection(site, plan, row, task))
+    cost, noise = 0, None
+    if plan.protects.epsilon is not None:
+        cost, bounds = _booked(site, job), from_plan(plan.model).sensitivity(task.round)  # type: ignore[attr-defined]
+        noise = partial(noised, bounds=bounds, cost=cost, members=len(task.members) if len(task.members) >= FEW else 1)
+    update = update_of(plan, limits, store, task.protocol, *found, noise, _protection(site, plan, row, task))
+    if noise is not None:
+        update = replace(update, data=once(kept_noise(site.state, job), update.data))
+        detail["cost"] = cost
     if update.thin_items is not None:
         detail["thin_items"] = update.thin_items
     if (folder / "state").stat().st_size > site.config.limits.state_mb * 10**6:
@@ -137,7 +167,7 @@ def _release(
     name, size = update.sha256, len(update.data)
     (folder / "update").write_bytes(update.data)
     counts = {"sha256": name, "bytes": size, "rows": update.rows, "users": update.users}
-    facts = facts_of(site, row, task, permit) | counts | {"measures": update.measures}
+    facts = facts_of(site, row, task, permit) | counts | {"measures": update.measures, "cost": cost}
     state = state_path(site, row, task)
     state.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if update.rest is not None:

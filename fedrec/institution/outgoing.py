@@ -19,6 +19,7 @@ from fedrec.institution.guard import Guard, check_counts, check_measures, check_
 from fedrec.institution.store import Store
 from fedrec.models import OUTCOMES
 
+Noise = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 MAX_MORE = 10**6  # bytes of an update file beyond the arrays
 
 
@@ -56,6 +57,7 @@ def update_of(
     body: Mapping[str, Any],
     base: Path,
     rest: Path,
+    noise: Noise | None = None,
     protect: Protect | None = None,
 ) -> Update:
     """The update that a train task wrote into `file`, looked at for the last time.
@@ -64,6 +66,8 @@ def update_of(
         body: what the jail reported.
         base: the model that the task started from.
         rest: what the round before could not send; no file in the first one, or without a codec.
+        noise: of differential privacy. Rows are then not zeroed for being backed by few, which would tell that they
+            are, and the numbers of rows and users do not leave.
         protect: makes of the arrays and their rows and users what may leave; rows and users then do not leave.
 
     Raises:
@@ -77,12 +81,16 @@ def update_of(
         raise Refused("guard.bytes", f"the update is larger than {limits.megabytes:g} MB", "Make the model smaller")
     tensors, thin = decode(file.read_bytes()), None
     guard = Guard(plan.leaves, store.n_items, int(limits.megabytes * 10**6), limits.min_users_per_row)
-    if limits.min_users_per_row > 1:
+    if limits.min_users_per_row > 1 and noise is None:
         tensors, thin = guard.cohort(tensors, split(store.rows(), protocol, plan.seed).train.matrix())
+    if noise is not None:
+        guard.check(tensors, 0)
+        tensors, rows, users = dict(noise(tensors)), 0, 0
     left = decode(rest.read_bytes()) if plan.packs and rest.exists() else {}
     data, kept = packed(plan, guard, tensors, decode(base.read_bytes()) if plan.packs and plan.local else {}, left)
     if protect is not None:
-        data, rows, users = encode(protect(tensors, rows, users)), 0, 0
+        weights = (rows, users) if noise is None else (1, 1)
+        data, rows, users = encode(protect(tensors, *weights)), 0, 0
         guard.check_bytes(len(data))
     return Update(data, rows, users, thin, check_measures(body.get("measures"), plan.measures, store.quality), kept)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import fedrec
 from fedrec.config import Limits
 from fedrec.errors import Refused
+from fedrec.exchange.budget import evaluations_of
 from fedrec.exchange.passport import signed_by
 from fedrec.exchange.plan import PROTOCOLS, VALIDATION, PlanText
 
@@ -119,7 +120,8 @@ def make(
     """The facts of a permit, unsigned: what the plan asks, cut to the approver's limits and the site's caps.
 
     Args:
-        limits: the approver's own, all optional: rounds (train tasks in all), until (ISO time), hours ("8-18", UTC).
+        limits: the approver's own, all optional: rounds (train tasks in all), until (ISO time), hours ("8-18", UTC),
+            epsilon (lower than the plan's: more noise).
         caps: the site's; what bounds a job is written down, so that a looser site.toml does not loosen the permit.
         ranges: the site's for the settings of the plan's model: least and most.
 
@@ -140,8 +142,13 @@ def make(
         until = min(until, _time(asked))
         if until <= now:
             raise _bad_limit("until lies in the past")
-    if limits.get("epsilon") is not None:
-        raise _bad_limit("this plan has no differential privacy, so it cannot be limited by epsilon")
+    epsilon = plan.protects.epsilon
+    if (most := limits.get("epsilon")) is not None:
+        if epsilon is None:
+            raise _bad_limit("this plan has no differential privacy, so it cannot be limited by epsilon")
+        if type(most) not in (int, float) or not 0 < most <= 100:
+            raise _bad_limit("epsilon is a number above 0, to 100")
+        epsilon = min(epsilon, float(most))
     hours = _common(caps.hours, caps.hours if limits.get("hours") is None else str(limits["hours"]))
     return {
         "v": 1,
@@ -166,7 +173,8 @@ def make(
         "protocols": list(plan.train),
         "rounds": plan.rounds,
         "validate": plan.validate,
-        "epsilon": None,
+        "epsilon": epsilon,
+        "delta": None if epsilon is None else plan.protects.delta,
         "not_before": stamp(now),
         "not_after": stamp(until),
         "hours": hours,
@@ -174,11 +182,6 @@ def make(
         "approver_key": approver_key,
         "approved_at": stamp(now),
     }
-
-
-def evaluations_of(plan: PlanText) -> int:
-    """How many evaluate tasks a plan needs: two protocols may fit the rows of each run, and what it validates."""
-    return len(plan.train) * plan.runs * ((2 if plan.evaluate else 0) + plan.validate)
 
 
 def stricter(permit: Mapping[str, Any], caps: Limits) -> Limits:

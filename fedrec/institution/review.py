@@ -6,15 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from fedrec.config.site import Limits
+from fedrec.exchange.accountant import epsilon_of
+from fedrec.exchange.budget import cost_of_plan, evaluations_of, report
 from fedrec.exchange.plan import PlanText
 from fedrec.institution.diff import plan_facts, two_columns
 from fedrec.institution.facts import facts_of
 from fedrec.institution.ledger import RequestRow
 from fedrec.institution.limits import inside, ranges_of
-from fedrec.institution.permit import evaluations_of
 from fedrec.institution.review_html import html_of
 from fedrec.institution.review_parts import COUNTED, HITS, ROUNDED, parts_of, place
-from fedrec.models import OUTCOMES
+from fedrec.models import OUTCOMES, from_plan
 
 __all__ = ["against_caps", "details", "html_of", "place", "status_of", "summary", "text_of"]
 
@@ -52,13 +53,22 @@ def summary(row: RequestRow, used: Mapping[str, int], now: str) -> dict[str, Any
 
 
 def details(
-    row: RequestRow, used: Mapping[str, int], now: str, n_items: int, limits: Limits, before: RequestRow | None
+    row: RequestRow,
+    used: Mapping[str, int],
+    now: str,
+    n_items: int,
+    limits: Limits,
+    before: RequestRow | None,
+    institutions: int = 1,
+    spent: int = 0,
 ) -> dict[str, Any]:
     """One request as `fedrec requests show` has it: plan, what leaves, what is asked, what to look at, what changed.
 
     Args:
         limits: the site's own.
         before: what `diff.approved_before` found, None for the first plan of its family.
+        institutions: members of the consortium.
+        spent: what noisy releases have cost at this site so far.
     """
     plan = PlanText.parse(row.plan)
     old = None if before is None else PlanText.parse(before.plan)
@@ -86,6 +96,8 @@ def details(
         "days": plan.days,
         "own_code": plan.own_code is not None,
         "used": dict(used),
+        "noise": plan.protects.epsilon is not None,
+        "learnt": _learnt(plan, limits, len(plan.sites) or institutions, spent, summary(row, used, now)["permit"]),
         "code": [fact.as_dict() for fact in (facts_of(plan.own_code) if plan.own_code else [])],
         "plan": [fact.as_dict() for fact in plan_facts(plan, old)],
     }
@@ -94,6 +106,26 @@ def details(
         diff = {"with": before.id, "decided_at": before.decided_at, "rows": two_columns(before.plan, row.plan)}
     shown = {"plan_text": row.plan, "leaves": leaves, "facts": facts, "diff": diff}
     return {**summary(row, used, now), **shown, "limits": against_caps(plan, limits, n_items)}
+
+
+def _learnt(
+    plan: PlanText, limits: Limits, institutions: int, spent: int, permit: Mapping[str, Any] | None
+) -> list[str]:
+    """What could be learnt about one customer, in plain words."""
+    if plan.protects.epsilon is None:
+        return [
+            "this plan adds no noise: there is no differential-privacy promise,",
+            "and sums over few users can tell something about them",
+        ]
+    epsilon = permit.get("epsilon") if permit else None
+    lines = report(plan, from_plan(plan.model), institutions, epsilon)
+    after = epsilon_of(spent + cost_of_plan(plan, epsilon), limits.delta)
+    most = "no limit of its own" if limits.epsilon_limit is None else f"epsilon {limits.epsilon_limit:g} in all"
+    return [
+        *lines,
+        f"all plans together have spent epsilon {epsilon_of(spent, limits.delta):.3g} here; with all of this one it is",
+        f"{after:.3g} at most (delta {limits.delta:g}); this site allows {most}",
+    ]
 
 
 def against_caps(plan: PlanText, limits: Limits, n_items: int) -> list[dict[str, Any]]:
@@ -128,12 +160,22 @@ def against_caps(plan: PlanText, limits: Limits, n_items: int) -> list[dict[str,
         *spans,
         may("own code", own, limits.own_code),
         may("publish", plan.publish, limits.publish),
+        *_epsilon_line(plan, limits),
         line("users behind a row", "-", f"at least {limits.min_users_per_row}", ""),
         line("hours of the day, UTC", "-", limits.hours, ""),
         line("minutes a job", "-", f"{limits.minutes:g}", ""),
         line("memory of a job", "-", f"{limits.memory_mb} MB", ""),
         line("what a run keeps", "-", f"{limits.state_mb} MB", ""),
     ]
+
+
+def _epsilon_line(plan: PlanText, limits: Limits) -> list[dict[str, Any]]:
+    asked, most = plan.protects.epsilon, limits.epsilon_limit
+    if asked is None and most is None:
+        return []
+    above = most is not None and (asked is None or epsilon_of(cost_of_plan(plan), limits.delta) > most)
+    said = {"asked": "none" if asked is None else f"{asked:g}", "cap": "any" if most is None else f"{most:g}"}
+    return [{"what": "epsilon", **said, "verdict": "above" if above else "within"}]
 
 
 def text_of(shown: Mapping[str, Any]) -> str:

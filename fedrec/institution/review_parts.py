@@ -35,15 +35,13 @@ def parts_of(shown: Mapping[str, Any]) -> list[Part]:
         f"scientist   {shown['scientist']}, submitted {shown['submitted_at']}",
         f"purpose     {plan.purpose}",
     ]
-    learnt = [
-        *SEEN[plan.protects.sum],
-        "  this plan adds no noise: there is no differential-privacy promise,",
-        "  and sums over few users can tell something about them",
-    ]
     parts = [
         Part("", head),
         Part("What will leave", _leaving(shown)),
-        Part("What could be learnt about one customer", learnt),
+        Part(
+            "What could be learnt about one customer",
+            [*SEEN[plan.protects.sum], *(f"  {line}" for line in facts["learnt"])],
+        ),
         Part("What runs", _running(plan)),
         Part("Asked, and what this site allows", _asked(shown["limits"])),
         Part("What to look at", _looked(facts), "facts"),
@@ -94,7 +92,12 @@ def _leaving(shown: Mapping[str, Any]) -> list[str]:
     if facts["codec"]:
         lines.append(f"  {facts['codec']}; what rounding loses stays here until the next round")
     beside = "".join(f", {MEASURES[name]}" for name in facts["measures"])
-    lines.append(f"  with each update: how many rows and users stand behind it{beside}")
+    if facts["noise"]:
+        lines.append("  with noise on every number; how many rows and users stand behind an update does not leave")
+    elif PlanText.parse(shown["plan_text"]).protects.sum != "plain":
+        lines.append("  how many rows and users stand behind an update does not leave, but in the sum")
+    else:
+        lines.append(f"  with each update: how many rows and users stand behind it{beside}")
     if facts["evaluate"]:
         lines.append(f"  after the last round of a run: {facts['sums']}")
     if facts["validate"]:
@@ -154,7 +157,9 @@ def _changed(diff: Mapping[str, Any] | None) -> list[str]:
 def _permitted(permit: Mapping[str, Any], used: Mapping[str, int]) -> list[str]:
     tasks = ", ".join(f"{count} {kind}" for kind, count in permit["tasks"].items())
     so_far = ", ".join(f"{count} {kind}" for kind, count in used.items()) or "nothing"
+    epsilon = permit.get("epsilon")
     return [
+        *([f"  epsilon {epsilon:g} in all its releases, delta {permit['delta']:g}"] if epsilon else []),
         f"  by {permit['approver']} on {permit['approved_at']}: {tasks}",
         f"  until {permit['not_after']}, hours {permit['hours']} UTC; used so far: {so_far}",
     ]

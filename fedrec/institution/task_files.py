@@ -162,6 +162,11 @@ def base_kept(state: Path, request: str, base: str) -> Path:
     return state / "bases" / request / base
 
 
+def kept_noise(state: Path, job: str) -> Path:
+    """Where the release of a job lies that has drawn its noise and has not ended; see `noised.once`."""
+    return state / "noised" / job
+
+
 def ids_of(row: RequestRow, task: Task | None) -> dict[str, Any]:
     """What every event about a task carries; None: of no task yet."""
     permit = row.signed_permit or {}

@@ -278,9 +278,9 @@ class Datasites:
                 name, Refused("site.lost", reason, "Check the site and its proxy, then resume")
             ) from error
         sent, received = site.line.counted
-        return Answer(
-            name, update, answer.get("numbers", {}), received - before[1], sent - before[0], answer.get("passport", {})
-        )
+        up, down = received - before[1], sent - before[0]
+        receipt = answer.get("passport", {"cost": answer.get("cost", 0)})
+        return Answer(name, update, answer.get("numbers", {}), up, down, receipt)
 
     def _exchanged(self, name: str, carried: Carried) -> tuple[int, int]:
         """Bytes (up, down) of an exchange of checkpoints apart from a task."""

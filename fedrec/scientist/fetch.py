@@ -44,6 +44,8 @@ def fetched(site: SyftSite, name: str, request: str, task: RoundTask, facts: Map
     tensors, spec = decode(data), task.plan.spec
     if spec.packs is not None:
         tensors = unpack_update(spec.packs, tensors, task.shared.tensors if spec.local else None)
+    if spec.protects.epsilon is not None:  # no number of rows or users has left
+        return SiteUpdate(name, 1.0, SharedParams(tensors), 1)
     return SiteUpdate(name, float(facts["rows"]), SharedParams(tensors), int(facts["users"]), measures)
 
 

@@ -9,6 +9,8 @@ from fedrec.aggregation.merge import norm
 from fedrec.core.metrics import Sums
 from fedrec.core.outcomes import Outcomes
 from fedrec.core.params import SharedParams, moved
+from fedrec.exchange.accountant import epsilon_of
+from fedrec.exchange.privacy import Privacy
 from fedrec.exchange.wire import digest
 from fedrec.scientist.driver import Round
 from fedrec.scientist.federation import Answer
@@ -28,16 +30,32 @@ def line_of(run: str, before: SharedParams, done: Round) -> dict[str, Any]:
         "seconds": round(done.seconds, 4),
         "weights": {a.site: a.update.weight for a in done.answers if a.update},
         "norm": _change(before, done.after.shared),
-        "epsilon": None,  # no noise is added, so nothing is promised
+        "epsilon": None,  # of the run so far, where the plan has one; see Run.epsilon
         "updates": {a.site: a.receipt.get("sha256", "") for a in done.answers},
         "model": digest(done.after.shared.tensors),
     }
     measures = {a.site: dict(a.update.measures) for a in done.answers if a.update and a.update.measures}
-    kept = (("late", done.late), ("left_out", done.left_out), ("measures", measures))
+    costs = {a.site: a.receipt["cost"] for a in done.answers if a.receipt.get("cost")}
+    kept = (("costs", costs), ("late", done.late), ("left_out", done.left_out), ("measures", measures))
     line |= {key: dict(value) for key, value in kept if value}
     if (quality := _quality(done)) is not None:
         line["quality"] = quality
     return line
+
+
+def epsilon_so_far(privacy: Privacy, log: Sequence[Mapping[str, Any]], measured: Sequence[Answer]) -> float | None:
+    """What a run has told about one person's rows at one institution, at most; None without noise.
+
+    Args:
+        log: its rounds' lines.
+        measured: answers to its evaluate tasks that were asked for since it was loaded; others are not known here.
+    """
+    if privacy.epsilon is None:
+        return None
+    costs = [(site, cost) for line in log for site, cost in line.get("costs", {}).items()]
+    costs += [(answer.site, answer.receipt.get("cost", 0)) for answer in measured]
+    spent = {site: sum(cost for other, cost in costs if other == site) for site, _ in costs}
+    return epsilon_of(max(spent.values(), default=0), privacy.delta)
 
 
 def score_table(answers: Sequence[Answer]) -> pd.DataFrame:

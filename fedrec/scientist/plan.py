@@ -16,6 +16,7 @@ from fedrec import aggregation, models
 from fedrec.aggregation import Aggregator, Buffered, Mean, Schedule, Stop, Synchronous, WeightedMean
 from fedrec.core.params import SharedParams
 from fedrec.errors import WrongInput
+from fedrec.exchange.budget import report, why_not
 from fedrec.exchange.codec import codec_of
 from fedrec.exchange.plan import DTYPES, PlanText, Tensor, fingerprint
 from fedrec.exchange.privacy import Privacy
@@ -195,6 +196,8 @@ class Plan:
                 raise WrongInput(f"{self.built.name} releases a statistic once, and exactly: no codec")
             if self.spec.codec and self.norms:
                 raise WrongInput("a codec rounds an update and adds what it lost before: it keeps no norms")
+        if found := why_not(self.spec, self.built):
+            raise WrongInput(f"{found[0]}. {found[1]}")
         measured = self.validate or {"model-quality", "global-quality"} & set(self.spec.measures)
         if measured and not set(self.train) <= {"p1", "p2"}:
             raise WrongInput("validation rows are held out under p1 and p2 only: train on these, or do not use them")
@@ -217,7 +220,8 @@ class Plan:
         if self.fixed and name in self.fixed:
             bits, width = self.fixed[name]
             return bits, width
-        if name in getattr(self.built, "whole", ()) or tensor.dtype.startswith("int"):
+        exact = self.privacy is None or self.privacy.epsilon is None
+        if (exact and name in getattr(self.built, "whole", ())) or tensor.dtype.startswith("int"):
             return 0, 64 if weighted else max(32, 8 * DTYPES[tensor.dtype])
         return FRACTION, 64
 
@@ -256,6 +260,10 @@ class Plan:
     def text(self) -> str:
         """What stands in the request, and what the owner reads."""
         return self.spec.text()
+
+    def epsilon_report(self, institutions: int = 1) -> str:
+        """What the plan's epsilon says, as the owners will read it; also to a customer of so many institutions."""
+        return "\n".join(report(self.spec, self.built, institutions))
 
     @property
     def fingerprint(self) -> str:

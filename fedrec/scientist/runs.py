@@ -21,7 +21,7 @@ from fedrec.exchange.wire import decode, digest, encode
 from fedrec.scientist.driver import Round, begin, train
 from fedrec.scientist.federation import Answer, Federation, RoundTask, SiteState, Watch, nobody
 from fedrec.scientist.folder import commit, held, newest, rounds_of, write
-from fedrec.scientist.lines import card_of, line_of, score_table
+from fedrec.scientist.lines import card_of, epsilon_so_far, line_of, score_table
 from fedrec.scientist.plan import Plan
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ class Run:
         self.log: list[dict[str, Any]] = []
         self.kept: Round | None = None  # the last round, where the plan validates: other models are made from it
         self.evaluations: dict[str, list[Answer]] = {}
+        self._asked: list[Answer] = []  # for after the last round
 
     @classmethod
     def start(
@@ -114,11 +115,7 @@ class Run:
         return run
 
     def resume(self, **on: Any) -> Run:
-        """Go on from the last committed round to the end: after an interruption, a refusal, or `federation.attach`.
-
-        Args:
-            on: callbacks, as in `finish`.
-        """
+        """Go on from the last committed round to the end: after an interruption, a refusal, or `federation.attach`."""
         self.resumed_from = self.now.number
         return self.finish(**on)
 
@@ -126,8 +123,7 @@ class Run:
         """Write run.json: who takes part, and where `resume` finds them."""
         facts: dict[str, Any] = {"run": self.id, "protocol": self.protocol, "fingerprint": self.plan.fingerprint}
         facts |= {"sites": list(self.sites), "joins": self.joins}
-        facts["consortium"] = str(getattr(self.federation, "consortium", ""))
-        self.keep("run.json", json.dumps(facts))
+        self.keep("run.json", json.dumps(facts | {"consortium": str(getattr(self.federation, "consortium", ""))}))
 
     def _join(self) -> None:
         """Take in the sites whose owners have approved the plan since; a site that does not answer now joins later."""
@@ -157,6 +153,11 @@ class Run:
         return self.now.shared
 
     @property
+    def epsilon(self) -> float | None:
+        """Spent so far for one person's rows at one institution; for customers of several `Plan.epsilon_report`."""
+        return epsilon_so_far(self.plan.spec.protects, self.log, self._asked)
+
+    @property
     def model_sha256(self) -> str:
         """SHA-256 of the encoded model."""
         return digest(self.shared.tensors)
@@ -171,8 +172,7 @@ class Run:
             yield from self._rounds()
 
     def _rounds(self, watch: Watch = nobody) -> Iterator[Round]:
-        stop = self.plan.stop or Stop()
-        if stop.reached(self.log):
+        if (stop := self.plan.stop or Stop()).reached(self.log):
             return
         for done in train(self.plan, self.federation, self.id, self.protocol, self._sites, self.now, watch):
             self._commit(done)
@@ -236,11 +236,10 @@ class Run:
         return self
 
     def _to_the_end(self, on_round: OnRound | None, watch: Watch) -> None:
-        total = self.plan.spec.rounds
+        total, told = self.plan.spec.rounds, on_round or (lambda *_: None)
         try:
             for done in self._rounds(watch):
-                if on_round is not None:
-                    on_round(done, total)
+                told(done, total)
         except Refused as refusal:
             where = f"Resume with fedrec run --resume {self.folder}" if self.folder else "Call run.resume()"
             raise Refused(
@@ -269,7 +268,6 @@ class Run:
         Returns:
             One row per scope and institution, "all" being the mean over users, with their number in `users`.
         """
-
         name = protocol or self.protocol
         if name not in self.evaluations:
             self.evaluations[name] = self._last("evaluate", name, self.shared)
@@ -332,12 +330,14 @@ class Run:
         for number in sorted(set(trained.values())):
             sites = tuple(site for site in self.sites if trained.get(site) == number)
             answers += self.federation.run(RoundTask(self.plan, kind, self.id, number, protocol, sites, model))
+        self._asked += answers
         return sorted(answers, key=lambda answer: self.sites.index(answer.site))
 
     def _commit(self, done: Round) -> None:
         """Stand after this round, and say so in the folder."""
         line = line_of(self.id, self.shared, done)
         self.log.append(line)
+        line["epsilon"] = self.epsilon
         if self.plan.validate:
             self.kept = done
         before, self.now = self.now, done.after

@@ -17,7 +17,7 @@ EASE = models.create("ease", {})
     "said", [Privacy("secure"), Privacy(epsilon=4.0), Privacy("ckks"), Privacy("secure", epsilon=1.0, delta=1e-6)]
 )
 def test_privacy_stands_in_the_plan_s_text_and_is_read_from_it(said):
-    plan = Plan(model=EASE, privacy=said)
+    plan = Plan(model=models.Popularity(clip=1.0), privacy=said)
     assert "[privacy]" in plan.text
     assert Plan.from_text(plan.text).privacy == said
     assert Plan.from_text(plan.text).fingerprint == plan.fingerprint

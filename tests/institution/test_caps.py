@@ -52,7 +52,12 @@ OF_PLANS = {
 }
 OF_PERMITS = {"train", "evaluate", "days", "hours"}  # what was asked for is cut, which test_decisions.py tests
 OF_JOBS = {"megabytes", "minutes", "memory_mb", "state_mb", "min_users_per_row"}
-OF_THE_SITE = {"jail_level", "tell_errors", "replay_mb"}  # test_jail_levels, test_jail_attacks, test_audit_replay
+OF_THE_SITE = {
+    "delta",
+    "jail_level",
+    "tell_errors",
+    "replay_mb",
+}  # test_spent, test_jail_levels, test_jail_attacks, test_audit_replay
 LATER = (datetime.now(UTC).hour + 6) % 24  # an hour in which no test runs
 LAX = "own_code = true\nallow_echo = true\n"
 

@@ -199,7 +199,7 @@ def test_user_vectors_start_at_zero_and_item_vectors_come_from_the_seed():
             "popularity, itemcf, usercf, ease, sequential, default, private, ials, mf, bpr, mf-explicit, neumf, features, hybrid, logistic, echo, own",
         ),
         ("ease", {"l3": 1.0}, "allowed: l2"),
-        ("popularity", {"l2": 1.0}, "it has none"),
+        ("popularity", {"l2": 1.0}, "allowed: clip"),
         ("ease", {"l2": "200"}, "must be a float"),
         ("ease", {"l2": True}, "must be a float"),
         ("ease", {"l2": float("nan")}, "above 0"),

@@ -68,7 +68,8 @@ def replay(folder: Path, run: str, jail: Runner, number: int | None = None) -> I
         number: yield this round only; the rounds before it are still done.
 
     Raises:
-        Refused: `replay.` run, plan, version, data, policy, keys or base, when something of then is gone.
+        Refused: `replay.` run, plan, version, data, policy, keys or base, when something of then is gone; or noise,
+            which nobody can draw again.
     """
     done = [
         event for event in events_of(folder, Wanted(run=run, outcome="done")) if event["act"] in ("train", "evaluate")
@@ -105,6 +106,9 @@ class _Again:
                 f"the round ran on fedrec {self._plan.fedrec}",
                 "Replay it with that version installed",
             )
+        if self._plan.protects.epsilon is not None:
+            reason = "what the round released has noise that nobody can draw again"
+            raise Refused("replay.noise", reason, "Read the plan, and what the log says of the round")
         at_that_time = [name for seq, name in policies if seq < event["seq"]]
         allowed = policy.limits_of(policy.kept(self._state, at_that_time[-1] if at_that_time else ""))
         self._limits: Limits = stricter(permit, allowed)
