@@ -28,7 +28,7 @@ from fedrec.exchange.wire import decode, digest, encode
 from fedrec.institution.features import collect
 from fedrec.institution.guard import MEASURE, Guard, check_measures
 from fedrec.institution.index import index_frame
-from fedrec.institution.noised import noised, noised_sums
+from fedrec.institution.noised import noised, noised_sums, sharing
 from fedrec.institution.outgoing import packed
 from fedrec.institution.perform import perform
 from fedrec.institution.store import read_features
@@ -153,7 +153,10 @@ class SimulatedFederation:
             if done.update is None:
                 return Answer(site, numbers=noised_sums(done.numbers, cost, self.random), receipt={"cost": cost})
             bounds = model.sensitivity(task.number)  # type: ignore[attr-defined]
-            update = noised(done.update, bounds, cost, random=self.random)
+            update = noised(done.update, bounds, cost, sharing(task.members), random=self.random)
+            if task.members:
+                self._rings[site] = to_ring(spec, update, 1, 1, len(task.members), self._n_items)
+                return Answer(site, receipt={"cost": cost})
             return Answer(site, SiteUpdate(site, 1.0, SharedParams(update), 1), receipt={"cost": cost})
         if done.update is None:
             return Answer(site, numbers=done.numbers)

@@ -163,8 +163,6 @@ class Ledger:
         """Whether the account of a verify key was disabled."""
         return bool(self._rows("SELECT 1 FROM accounts WHERE key=? AND enabled=0", key))
 
-    # replay
-
     def first_time(self, call: bytes) -> bool:
         """Remember a call's hash for ever; False when it was there already.
 
@@ -232,10 +230,7 @@ class Ledger:
         with self._transaction() as db:
             return db.execute("UPDATE requests SET permit_state='ended' WHERE permit_state='pending'").rowcount
 
-    # the pause of the whole site
-
     def pause(self, reason: str, at: str) -> None:
-        """Let nothing run and nothing leave until `resume`; also over a restart."""
         with self._transaction() as db:
             db.execute("INSERT OR REPLACE INTO pause VALUES (1,?,?)", (reason, at))
 
@@ -331,8 +326,6 @@ class Ledger:
         """The jobs of a request or of one of its runs, in the order of their rounds and then of their start."""
         sql = f"SELECT {_JOB} FROM jobs WHERE request=? AND run=coalesce(?, run) ORDER BY round, rowid"
         return [_job(row) for row in self._rows(sql, request, run)]
-
-    # results of PySyft calls
 
     def add_result(self, result: str, request: str) -> list[str]:
         """Remember which request a PySyft result belongs to; returns the older ones that are forgotten for it."""

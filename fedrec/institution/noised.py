@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from fedrec.core.metrics import Sums
 from fedrec.core.params import Array
 from fedrec.exchange.accountant import sigma_of
 from fedrec.exchange.noise import Source, add_noise, grid_for
+from fedrec.exchange.secure_sum import FEW
 
 COUNTED = ("users", "hr", "ndcg", "recall")  # of an evaluation, what is released: each at most 1 for one user
 
@@ -48,6 +49,11 @@ def noised(
         values = tensors[name]
         found[name] = add_noise(values, bound, sigma, grid, random) if bound > 0 else np.zeros_like(values)
     return found
+
+
+def sharing(members: Sequence[str]) -> int:
+    """How many sites share one noise: a secure sum's members; of two none, since each could take its own off."""
+    return len(members) if len(members) >= FEW else 1
 
 
 def noised_sums(numbers: Mapping[str, Mapping[str, float]], cost: int, random: Source = os.urandom) -> dict[str, Any]:

@@ -15,13 +15,12 @@ from fedrec.config import Limits
 from fedrec.errors import DataError, Refused
 from fedrec.exchange.passport import sign
 from fedrec.exchange.plan import PlanText
-from fedrec.exchange.secure_sum import FEW
 from fedrec.exchange.wire import encode
 from fedrec.institution.apart import check_apart, note_release
 from fedrec.institution.incoming import check_model, checked_made
 from fedrec.institution.jail import Report
 from fedrec.institution.ledger import RequestRow
-from fedrec.institution.noised import noised, noised_sums, once
+from fedrec.institution.noised import noised, noised_sums, once, sharing
 from fedrec.institution.outgoing import Protect, numbers_of, numbers_sha256, update_of
 from fedrec.institution.permit import Task, stricter
 from fedrec.institution.published import Published
@@ -154,7 +153,7 @@ def _release(
     cost, noise = 0, None
     if plan.protects.epsilon is not None:
         cost, bounds = _booked(site, job), from_plan(plan.model).sensitivity(task.round)  # type: ignore[attr-defined]
-        noise = partial(noised, bounds=bounds, cost=cost, members=len(task.members) if len(task.members) >= FEW else 1)
+        noise = partial(noised, bounds=bounds, cost=cost, members=sharing(task.members))
     update = update_of(plan, limits, store, task.protocol, *found, noise, _protection(site, plan, row, task))
     if noise is not None:
         update = replace(update, data=once(kept_noise(site.state, job), update.data))

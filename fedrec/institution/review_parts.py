@@ -35,13 +35,11 @@ def parts_of(shown: Mapping[str, Any]) -> list[Part]:
         f"scientist   {shown['scientist']}, submitted {shown['submitted_at']}",
         f"purpose     {plan.purpose}",
     ]
+    learnt = [*SEEN[plan.protects.sum], *(f"  {line}" for line in facts["learnt"])]
     parts = [
         Part("", head),
         Part("What will leave", _leaving(shown)),
-        Part(
-            "What could be learnt about one customer",
-            [*SEEN[plan.protects.sum], *(f"  {line}" for line in facts["learnt"])],
-        ),
+        Part("What could be learnt about one customer", learnt),
         Part("What runs", _running(plan)),
         Part("Asked, and what this site allows", _asked(shown["limits"])),
         Part("What to look at", _looked(facts), "facts"),

@@ -157,7 +157,7 @@ class _Again:
         if kind == "train":
             rest = rest_of(before)
             given = (self._plan, self._limits, self._store, protocol, update, report.body, base, rest)
-            left = update_of(*given, self._protection() if detail.get("members") else None)
+            left = update_of(*given, None, self._protection() if detail.get("members") else None)
             if left.rest is not None:
                 rest_of(self._private(number)).write_bytes(encode(left.rest))
             after.replace(self._private(number))
