@@ -6,11 +6,14 @@ import sys
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from fedrec.cli.output import emit, json_option, say
+
+if TYPE_CHECKING:
+    from fedrec.exchange.privacy import Privacy
 
 
 @click.command()
@@ -34,6 +37,8 @@ from fedrec.cli.output import emit, json_option, say
     "--seed", type=click.IntRange(0, 2**31), default=0, show_default=True, help="Of the split and the models."
 )
 @click.option("--secure-sum", is_flag=True, help="The centre sees sums only.  [default, with three members or more]")
+@click.option("--privacy", metavar="epsilon=E", help="With noise, under the secure sum: differential privacy of users.")
+@click.option("--encrypt", type=click.Choice(["ckks"]), help="Encrypted updates; an institution decrypts their sum.")
 @click.option("--plain", is_flag=True, help="The centre sees each institution's update; shows what that tells it.")
 @json_option
 def demo(
@@ -45,18 +50,18 @@ def demo(
     pause_after: str | None,
     seed: int,
     secure_sum: bool,
+    privacy: str | None,
+    encrypt: str | None,
     plain: bool,
     target: str | None,
 ) -> None:
     """Train recommenders over real datasites, from data to a table, and shut everything down."""
-    if secure_sum and plain:
-        raise click.UsageError("--secure-sum and --plain exclude each other")
+    wanted = _privacy(secure_sum, privacy, encrypt, plain)
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from fedrec.demo.story import Options, Story
     from fedrec.demo.table import drawn
-    from fedrec.exchange.privacy import Privacy
     from fedrec.scientist.driver import Round
 
     console = Console(stderr=True)
@@ -75,7 +80,7 @@ def demo(
             sys.stdin.readline()
 
         asked = (consortium, from_file, synthetic, rounds, keep, seed, pause if pause_after else None, advance)
-        options = Options(*asked, privacy=None if plain else Privacy("secure"))
+        options = Options(*asked, privacy=wanted)
         report = Story(options, lambda text: console.print(text, markup=False, highlight=False)).tell()
     screen = Console(stderr=target == "-", width=None if sys.stdout.isatty() else 120)
     for table in drawn(report):
@@ -84,6 +89,23 @@ def demo(
     if bad := faults(report):
         say(f"the audit log does not stand at {', '.join(bad)}; see fedrec audit verify and reconcile")
         sys.exit(3)
+
+
+def _privacy(secure_sum: bool, noise: str | None, encrypt: str | None, plain: bool) -> Privacy | None:
+    """What the options ask for; the secure sum when they say nothing."""
+    from fedrec.exchange.privacy import Privacy
+
+    if plain + bool(encrypt) + (secure_sum or noise is not None) > 1:
+        raise click.UsageError("--plain, --encrypt, and --secure-sum or --privacy exclude each other")
+    if noise is None:
+        return None if plain else Privacy(encrypt or "secure")
+    name, _, value = noise.partition("=")
+    try:
+        if name != "epsilon":
+            raise ValueError("it has the form epsilon=4")
+        return Privacy("secure", epsilon=float(value))
+    except ValueError as error:
+        raise click.UsageError(f"--privacy {noise}: {error}") from None
 
 
 def faults(report: Mapping[str, Any]) -> list[str]:

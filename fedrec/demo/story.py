@@ -19,6 +19,7 @@ from typing import Any
 
 import fedrec
 from fedrec.config import ConsortiumConfig, SchemaConfig
+from fedrec.config.consortium import Demo
 from fedrec.core.params import SharedParams
 from fedrec.datasets import WORLDS, DataSource, get_ml100k, synthetic
 from fedrec.demo import owners
@@ -50,7 +51,8 @@ class Options:
         keep: folder in which the sites' folders stay; None takes a temporary one and deletes it.
         pause: called when every owner has decided, before the first round.
         advance: called after every round.
-        privacy: what stands between the updates and the centre; None = nothing.
+        privacy: what stands between the updates and the centre; None = nothing. With noise, and encrypted, another
+            model is trained than the consortium's [demo] table names: one that bounds what a user adds, a small one.
     """
 
     consortium: Path = Path("domains/movies")
@@ -92,6 +94,8 @@ class Story:
                 with sites:
                     took = time.monotonic() - began
                     self.say(f"{len(sites.all)} datasites started, each took its own data in ({took:.1f} s)")
+                    if self.options.privacy is not None and self.options.privacy.sum == "ckks":
+                        self._share_key(sites, work / "keys")
                     imports.join()
                     return self.on_sites(sites, data, passwords["scientist"])
             finally:
@@ -108,7 +112,7 @@ class Story:
         first = federation.sites()[0]
         mock = federation.mocks()[first].head(3).to_string(index=False)
         self.say(f"the scientist sees mocks only, such as {first}'s:\n{mock}")
-        demo = sites.config.demo
+        demo = _demo_of(sites.config.demo, self.options.privacy)
         schemas = [SchemaConfig.load(site.folder / "schema.toml") for site in sites.all.values()]  # it is public
         settings, privacy = {}, self._privacy(len(federation.sites()))
         if sums := of_features(demo.models, schemas, self.options.seed, privacy):
@@ -140,9 +144,25 @@ class Story:
             return None
         if privacy is None:
             self.say("--plain: the centre sees each institution's update")
+        elif privacy.sum == "ckks":
+            self.say("encrypted: the centre adds ciphertexts, and the first institution decrypts the sum of all")
         else:
             self.say("secure sum: the centre gets masked numbers, which only their sum over all institutions opens")
+        if privacy is not None and privacy.epsilon is not None:
+            self.say(f"with noise: epsilon {privacy.epsilon:g} for a person's rows, over all that leaves a site")
         return privacy
+
+    def _share_key(self, sites: Sites, folder: Path) -> None:
+        """The first institution makes the key of encrypted sums; the others take it, sealed for them alone."""
+        first, *others = sites.all.values()
+        with timed("the institutions share a key that the centre never has", self.say):
+            command(["site", "keys", str(first.folder), "--share", str(folder)])
+            finish_all(
+                [
+                    start_fedrec(["site", "keys", str(one.folder), "--take", str(folder / f"{one.name}.key.json")])
+                    for one in others
+                ]
+            )
 
     def _seen(self, site: str, update: SharedParams, catalogue: Sequence[str]) -> None:
         """What a plain update tells the centre about an institution."""
@@ -218,7 +238,7 @@ class Story:
         with timed("the same models trained centrally, as the yardstick", self.say):
             found = comparison(sites, self.runs)
         table = [row for row in found if "auc" not in row]
-        anchored = data.source.startswith("ml-100k") and "default" in sites.config.demo.models
+        anchored = data.source.startswith("ml-100k") and any(run.plan.spec.name == "default" for run in self.runs)
         known = yardstick(table) if anchored else None
         self.say(in_words(known))
         audit = []
@@ -251,7 +271,7 @@ class Story:
             "published": lists,
             "models": ({published.plan.name: published.model_sha256} if published else {})
             | {f"{run.plan.name}-{run.protocol}": run.model_sha256 for run in self.runs},
-            "epsilon": None,
+            "epsilon": max((run.plan.spec.protects.epsilon or 0.0 for run in self.runs), default=0.0) or None,
             "audit": audit,
             "seconds": round(time.monotonic() - self.began, 1),
             "seed": self.options.seed,
@@ -269,6 +289,15 @@ class Story:
         except Unreachable as error:
             self.say(f"ML-100K cannot be had ({error}); going on with generated data, as with --synthetic")
             return synthetic(folder, seed=self.options.seed)
+
+
+def _demo_of(demo: Demo, privacy: Privacy | None) -> Demo:
+    """What the demo does: with noise a model made for it, and encrypted a small one; nobody denies these."""
+    if privacy is not None and privacy.epsilon is not None:
+        return Demo(models=("private",))
+    if privacy is not None and privacy.sum == "ckks":
+        return Demo(models=("mf",))
+    return demo
 
 
 @contextmanager

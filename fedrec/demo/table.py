@@ -146,8 +146,12 @@ def _outcomes(report: Mapping[str, Any]) -> Table:
 
 
 def gains(runs: Sequence[Run]) -> list[Row]:
-    """`worth.worth` of every run that was evaluated under P1, with the model's name."""
-    evaluated = [run for run in runs if "p1" in run.evaluations and not _judges(run)]
+    """`worth.worth` of every run that was evaluated under P1, with the model's name.
+
+    With noise the sums of the other scopes do not leave, so nobody can tell there what federation is worth.
+    """
+    told = [run for run in runs if run.plan.spec.protects.epsilon is None]
+    evaluated = [run for run in told if "p1" in run.evaluations and not _judges(run)]
     return [{"model": run.plan.name, **row} for run in evaluated for row in worth(run.evaluations["p1"])]
 
 
