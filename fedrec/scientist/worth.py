@@ -31,10 +31,12 @@ def worth(answers: Sequence[Answer], central: Sequence[Answer] = ()) -> list[dic
         local with its 95 % interval `low` and `high`, both None for fewer than two users, and `verdict`.
 
     Raises:
-        WrongInput: the model predicts outcomes and ranks nothing.
+        WrongInput: the model predicts outcomes and ranks nothing, or under an epsilon no baseline has left the sites.
     """
     if any("log_loss" in sums for one in answers for sums in one.numbers.values()):
         raise WrongInput("worth compares rankings; of yes/no outcomes see run.evaluate()")
+    if any("local" not in one.numbers for one in answers):
+        raise WrongInput("under an epsilon no site tells its local baseline; see run.evaluate()")
     pooled = sum((Sums.from_dict(one.numbers["federated"]) for one in central), start=Sums())
     rows = []
     for group in dict.fromkeys("".join(scope.partition(":")[1:]) for one in answers for scope in one.numbers):

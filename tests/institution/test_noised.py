@@ -9,6 +9,7 @@ import pytest
 from fedrec import models
 from fedrec.core.metrics import Sums
 from fedrec.core.params import PrivateParams, SharedParams
+from fedrec.errors import WrongInput
 from fedrec.exchange.accountant import at_all, cost_of
 from fedrec.exchange.budget import cost_of_plan
 from fedrec.exchange.privacy import Privacy
@@ -126,6 +127,8 @@ def test_a_simulated_run_spends_what_its_plan_says_and_reports_it():
     assert trained < run.epsilon <= 4.0
     assert set(table["scope"]) == {"federated"}
     assert set(run.log[-1]["weights"].values()) == {1.0}  # how many rows each has is not told
+    with pytest.raises(WrongInput, match="under an epsilon"):
+        run.worth()
 
 
 def test_a_run_without_epsilon_has_none():

@@ -16,6 +16,7 @@ from fedrec.exchange.plan import Tensor
 from fedrec.exchange.wire import decode
 from fedrec.institution import audit
 from fedrec.institution.decisions import Decisions
+from fedrec.institution.evidence.replay import replay
 from fedrec.institution.jobs import Jobs
 from fedrec.institution.limits import check_limits
 from fedrec.institution.noised import noised
@@ -174,6 +175,13 @@ def test_a_site_refuses_by_itself_a_plan_whose_model_bounds_nobody(site):
         check_limits(replace(noisy(), model={"name": "popularity", "clip": 0.0}), site.config)
     with pytest.raises(Refused, match="does not bound"):
         check_limits(replace(recipe(), privacy=noisy().privacy), site.config)
+
+
+def test_a_round_with_noise_cannot_be_replayed_and_the_auditor_is_told_why(site, jobs, jail):
+    row = approved(site, noisy())
+    ended(site, jobs, row, task(sent(site, row, BEGIN)))
+    with pytest.raises(Refused, match=r"replay\.noise: .* nobody can draw again"):
+        list(replay(site.folder, "r", jail))
 
 
 def test_films_of_few_users_are_not_zeroed_before_noise(tmp_path, jail):
