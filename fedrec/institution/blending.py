@@ -19,6 +19,7 @@ from fedrec.core.split import split
 from fedrec.core.threads import one_thread
 from fedrec.institution.work import scorer, train_alone
 from fedrec.models.base import Model, standard
+from fedrec.models.private import OWN, WEIGHT
 
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 UNKNOWN = 0.5  # the weight where no user has a validation row
@@ -39,6 +40,17 @@ class Blend:
     weight: float
     own: SharedParams
     ndcg: dict[float, float]
+
+    def served(self, shared: SharedParams) -> SharedParams:
+        """The shared model with the own one in it, as `Private.score` reads it."""
+        own = {f"{OWN}{name}": array for name, array in self.own.tensors.items()}
+        return SharedParams({**shared.tensors, **own, WEIGHT: np.array([self.weight])})
+
+    def text(self) -> str:
+        """One sentence for the owner."""
+        scores = ", ".join(f"{w:g}: {value:.4f}" for w, value in self.ndcg.items())
+        of = f"the shared model weighs {self.weight:g}, the institution's own the rest"
+        return f"{of} (validation NDCG@10 by weight: {scores})"
 
 
 def blended(shared_model: Model, own_model: Model, rows: Interactions, shared: SharedParams, protocol: str) -> Blend:

@@ -29,7 +29,7 @@ class MF:
     With `clip` the *sum* of the users' gradients leaves, each scaled down to an L2 norm of at most `clip`: what
     differential privacy needs (DP-FedSGD; Abadi et al. 2016, CCS, algorithm 1, with a person in place of a row;
     McMahan et al. 2018, ICLR). A user's gradient is the product of two vectors, so its norm is that of one times that
-    of the other. Sums want a merge without weights, such as Adam(inner=Mean()): row counts would tell.
+    of the other. Sums of different institutions must weigh the same: row counts would tell.
 
     Args:
         factors: length of a vector.

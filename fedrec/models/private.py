@@ -15,9 +15,11 @@ from fedrec.core.params import Array, PrivateParams, SharedParams
 from fedrec.core.threads import one_thread
 from fedrec.errors import WrongInput
 from fedrec.models.base import positive, queried, standard
+from fedrec.models.default import Default
 from fedrec.models.sequential import recent
 
 STEPS = 2**12  # a user's sums have at most this L2 norm and are whole numbers
+OWN, WEIGHT = "own.", "weight"  # an institution's own default model beside a served one, see institution.blending
 WHOLE = 2**24  # sums stop here, at one institution: float32 holds whole numbers up to it, so rounding adds nothing
 
 
@@ -117,6 +119,11 @@ class Private:
             weights = shared["weights"][: len(top), : len(top)]
             found[:, top] = queried(recent(rows, self.recency, 0.0)[:, top], weights)
         scores: NDArray[Any] = standard(found) + self.blend * popular
+        if WEIGHT in shared.tensors:
+            own = {n.removeprefix(OWN): a for n, a in shared.tensors.items() if n.startswith(OWN)}
+            weight = float(shared[WEIGHT][0])
+            exact = standard(Default().score(rows, SharedParams(own), private))
+            scores = (1.0 - weight) * exact + weight * standard(scores)
         return scores
 
     def _top(self, counts: Array) -> Array:
