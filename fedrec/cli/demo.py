@@ -35,6 +35,7 @@ from fedrec.cli.output import emit, json_option, say
 )
 @click.option("--secure-sum", is_flag=True, help="The centre sees sums only.  [default, with three members or more]")
 @click.option("--plain", is_flag=True, help="The centre sees each institution's update; shows what that tells it.")
+@click.option("--encrypt", type=click.Choice(["ckks"]), help="The centre sees ciphertexts, and sums only decrypted.")
 @json_option
 def demo(
     consortium: Path,
@@ -46,11 +47,12 @@ def demo(
     seed: int,
     secure_sum: bool,
     plain: bool,
+    encrypt: str | None,
     target: str | None,
 ) -> None:
     """Train recommenders over real datasites, from data to a table, and shut everything down."""
-    if secure_sum and plain:
-        raise click.UsageError("--secure-sum and --plain exclude each other")
+    if secure_sum + plain + bool(encrypt) > 1:
+        raise click.UsageError("--secure-sum, --encrypt and --plain exclude each other")
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -75,7 +77,7 @@ def demo(
             sys.stdin.readline()
 
         asked = (consortium, from_file, synthetic, rounds, keep, seed, pause if pause_after else None, advance)
-        options = Options(*asked, privacy=None if plain else Privacy("secure"))
+        options = Options(*asked, privacy=None if plain else Privacy(encrypt or "secure"))
         report = Story(options, lambda text: console.print(text, markup=False, highlight=False)).tell()
     screen = Console(stderr=target == "-", width=None if sys.stdout.isatty() else 120)
     for table in drawn(report):
