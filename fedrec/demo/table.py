@@ -38,7 +38,7 @@ def comparison(sites: Sites, runs: Sequence[Run]) -> list[Row]:
     for run in evaluated:
         members = run.log[0]["sites"]
         central = pooled(SimulatedFederation({name: rows[name] for name in members}, len(catalogue), catalogue))
-        yardstick = central.train(run.plan, protocol=run.protocol).evaluate()
+        yardstick = central.train(run.plan.plain, protocol=run.protocol).evaluate()
         for row in (*_rows(run, popularity=_judges(run) or run.plan is first), *_central(yardstick)):
             key = (run.plan.name, row["scope"], row["institution"])
             names = {"model": key[0], "scope": key[1], "institution": key[2]}

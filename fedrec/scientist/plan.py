@@ -155,6 +155,11 @@ class Plan:
         return self.local.begin(model) if self.local else model
 
     @property
+    def plain(self) -> Plan:
+        """The same plan with nothing between updates and centre: the yardstick of one place that holds all rows."""
+        return replace(self, privacy=None, fixed=None)
+
+    @property
     def merges(self) -> Aggregator:
         """The aggregator of the plan."""
         if self.aggregator is None and self.local is not None:
