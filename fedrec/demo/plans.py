@@ -50,6 +50,14 @@ def of_models(
     return plans
 
 
+def of_size(
+    names: Sequence[str], settings: Settings, n_items: int, most: float, privacy: Privacy | None
+) -> tuple[str, ...]:
+    """The models whose updates have at most `most` MB; mf where there is none."""
+    plans = of_models(names, settings, None, 0, privacy)
+    return tuple(name for name, plan in plans.items() if plan.spec.travels(n_items) <= most * 10**6) or ("mf",)
+
+
 def _model(name: str, settings: Settings) -> models.Model:
     return models.create(name, settings.get(name, {"l2": 200.0} if name == "ease" else {}))
 

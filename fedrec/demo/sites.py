@@ -208,6 +208,15 @@ class Sites:
             fedrec(["site", "users", "add", str(site.folder), email, "--role", role], FEDREC_PASSWORD=password)
 
 
+def share_key(sites: Sites) -> None:
+    """Give all institutions the key of encrypted sums: the first makes it, files are carried, the others take them."""
+    first, *others = sites.all.values()
+    carried = sites.work / "carried"
+    fedrec(["site", "keys", str(first.folder), "--share", str(carried)])
+    for site in others:
+        fedrec(["site", "keys", str(site.folder), "--take", str(carried / f"{site.name}.key.json")])
+
+
 def clean_environment(**secrets: str) -> dict[str, str]:
     """What another process needs of this one's environment, and the variables given; nobody else's secrets."""
     kept = {name: value for name, value in os.environ.items() if name in PASSED_ON or name.startswith("LC_")}

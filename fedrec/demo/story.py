@@ -18,13 +18,23 @@ from pathlib import Path
 from typing import Any
 
 import fedrec
-from fedrec.config import ConsortiumConfig, SchemaConfig
+from fedrec.config import ConsortiumConfig, SchemaConfig, SiteConfig
 from fedrec.config.consortium import Demo
 from fedrec.core.params import SharedParams
 from fedrec.datasets import WORLDS, DataSource, get_ml100k, synthetic
 from fedrec.demo import owners
-from fedrec.demo.plans import of_features, of_models
-from fedrec.demo.sites import SCIENTIST, Sites, finish_all, prepare, start_fedrec, timed, undisturbed, write_secret
+from fedrec.demo.plans import Settings, of_features, of_models, of_size
+from fedrec.demo.sites import (
+    SCIENTIST,
+    Sites,
+    finish_all,
+    prepare,
+    share_key,
+    start_fedrec,
+    timed,
+    undisturbed,
+    write_secret,
+)
 from fedrec.demo.sites import fedrec as command
 from fedrec.demo.table import comparison, gains, in_words, yardstick
 from fedrec.errors import Refused, Unreachable, WrongInput
@@ -51,8 +61,8 @@ class Options:
         keep: folder in which the sites' folders stay; None takes a temporary one and deletes it.
         pause: called when every owner has decided, before the first round.
         advance: called after every round.
-        privacy: what stands between the updates and the centre; None = nothing. With noise, and encrypted, another
-            model is trained than the consortium's [demo] table names: one that bounds what a user adds, a small one.
+        privacy: what stands between the updates and the centre; None = nothing. With noise another model is
+            trained than the consortium's [demo] table names: one that bounds what a user adds.
     """
 
     consortium: Path = Path("domains/movies")
@@ -94,8 +104,6 @@ class Story:
                 with sites:
                     took = time.monotonic() - began
                     self.say(f"{len(sites.all)} datasites started, each took its own data in ({took:.1f} s)")
-                    if self.options.privacy is not None and self.options.privacy.sum == "ckks":
-                        self._share_key(sites, work / "keys")
                     imports.join()
                     return self.on_sites(sites, data, passwords["scientist"])
             finally:
@@ -114,22 +122,26 @@ class Story:
         self.say(f"the scientist sees mocks only, such as {first}'s:\n{mock}")
         demo = _demo_of(sites.config.demo, self.options.privacy)
         schemas = [SchemaConfig.load(site.folder / "schema.toml") for site in sites.all.values()]  # it is public
-        settings, privacy = {}, self._privacy(len(federation.sites()))
+        settings: dict[str, Mapping[str, Any]] = {}
+        privacy = self._privacy(len(federation.sites()))
         if sums := of_features(demo.models, schemas, self.options.seed, privacy):
             self._decided(federation, sites, sums)
             for name, plan in sums.items():
                 run = self._train(federation, plan.spec.name, plan, "p1")
                 settings[name] = plan.built.settings(run.shared)  # type: ignore[attr-defined]
-        plans = of_models(demo.models, settings, self.options.rounds, self.options.seed, privacy)
-        denier = federation.sites()[-1]
-        self._decided(federation, sites, plans, denier if demo.denied else "", demo.denied)
+        models = demo.models
+        if privacy is not None and privacy.sum == "ckks":
+            models = self._encrypted(sites, models, settings, federation.n_items, privacy)
+        plans = of_models(models, settings, self.options.rounds, self.options.seed, privacy)
+        denier, denied = federation.sites()[-1], demo.denied if demo.denied in plans else ""
+        self._decided(federation, sites, plans, denier if denied else "", denied)
         if self.options.pause is not None:
             self.options.pause()
         for name, plan in plans.items():
             for rows in plan.train:
                 self._train(federation, name, plan, rows)
-        if demo.denied:
-            self._denied_site_refuses(federation, plans[demo.denied], denier)
+        if denied:
+            self._denied_site_refuses(federation, plans[denied], denier)
         published = next((run for run in self.runs if run.protocol == "all"), None)
         if published is not None:
             with timed("model published; every site made top-100 lists for its users, which stay there", self.say):
@@ -145,24 +157,24 @@ class Story:
         if privacy is None:
             self.say("--plain: the centre sees each institution's update")
         elif privacy.sum == "ckks":
-            self.say("encrypted: the centre adds ciphertexts, and the first institution decrypts the sum of all")
+            self.say("encrypted: the centre adds what it cannot read, and an institution decrypts the sum of all")
         else:
             self.say("secure sum: the centre gets masked numbers, which only their sum over all institutions opens")
         if privacy is not None and privacy.epsilon is not None:
             self.say(f"with noise: epsilon {privacy.epsilon:g} for a person's rows, over all that leaves a site")
         return privacy
 
-    def _share_key(self, sites: Sites, folder: Path) -> None:
-        """The first institution makes the key of encrypted sums; the others take it, sealed for them alone."""
-        first, *others = sites.all.values()
-        with timed("the institutions share a key that the centre never has", self.say):
-            command(["site", "keys", str(first.folder), "--share", str(folder)])
-            finish_all(
-                [
-                    start_fedrec(["site", "keys", str(one.folder), "--take", str(folder / f"{one.name}.key.json")])
-                    for one in others
-                ]
-            )
+    def _encrypted(
+        self, sites: Sites, models: Sequence[str], settings: Settings, n_items: int, privacy: Privacy
+    ) -> tuple[str, ...]:
+        """Give the institutions their shared key; the models whose encrypted updates are not too large."""
+        with timed("the institutions share a key: the first made it, nobody who carried it can read it", self.say):
+            share_key(sites)
+        most = min(SiteConfig.load(site.folder / "site.toml").limits.megabytes for site in sites.all.values())
+        small = of_size(models, settings, n_items, most, privacy)
+        if large := [name for name in models if name not in small]:
+            self.say(f"left out, since an encrypted update would have more than {most:g} MB: {', '.join(large)}")
+        return small
 
     def _seen(self, site: str, update: SharedParams, catalogue: Sequence[str]) -> None:
         """What a plain update tells the centre about an institution."""
@@ -238,7 +250,7 @@ class Story:
         with timed("the same models trained centrally, as the yardstick", self.say):
             found = comparison(sites, self.runs)
         table = [row for row in found if "auc" not in row]
-        anchored = data.source.startswith("ml-100k") and any(run.plan.spec.name == "default" for run in self.runs)
+        anchored = data.source.startswith("ml-100k") and "default" in {row["model"] for row in table}
         known = yardstick(table) if anchored else None
         self.say(in_words(known))
         audit = []
@@ -292,11 +304,9 @@ class Story:
 
 
 def _demo_of(demo: Demo, privacy: Privacy | None) -> Demo:
-    """What the demo does: with noise a model made for it, and encrypted a small one; nobody denies these."""
+    """What the demo does: with noise it trains a model made for that, which nobody denies."""
     if privacy is not None and privacy.epsilon is not None:
         return Demo(models=("private",))
-    if privacy is not None and privacy.sum == "ckks":
-        return Demo(models=("mf",))
     return demo
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from pathlib import Path
 
 from fedrec.errors import Refused
@@ -14,6 +15,8 @@ from fedrec.institution.shared_key import SharedKey
 from fedrec.institution.site import Site
 from fedrec.institution.sums import context_of
 from fedrec.institution.task_files import ids_of, update_of
+
+KEPT_S = 600.0  # how long a decrypted sum may be fetched
 
 
 def decrypt_sum(site: Site, by: Account, request: str, update: str, total: str) -> str:
@@ -46,7 +49,16 @@ def decrypt_sum(site: Site, by: Account, request: str, update: str, total: str) 
         data = encode(decrypted(decode(path.read_bytes()), shared.key, layout, context, task.members))
         path.unlink(missing_ok=True)
         facts.update(bytes=len(data), sha256=sha256(data))
+        _drop_old(site, request)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".part-", delete=False) as file:
             file.write(data)
         site.blobs.release(request, Path(file.name), sha256(data))
     return sha256(data)
+
+
+def _drop_old(site: Site, request: str) -> None:
+    """Delete decrypted sums that were fetched long ago; what else lies there are updates of tasks."""
+    updates = {update_of(job) for job in site.ledger.jobs_of(request)}
+    for path in site.blobs.path("out", request, "").iterdir():
+        if path.name not in updates and path.stat().st_mtime < time.time() - KEPT_S:
+            path.unlink(missing_ok=True)

@@ -6,6 +6,7 @@ import pytest
 from small_site import make_site
 
 import fedrec
+from fedrec.demo.plans import of_size
 from fedrec.errors import Refused
 from fedrec.exchange.privacy import Privacy
 from fedrec.institution.limits import check_limits
@@ -35,3 +36,11 @@ def test_a_gradient_model_and_popularity_are_taken_encrypted(config):
     check_limits(of(fedrec.models.MF(factors=64)), config, 1682)
     check_limits(of(fedrec.models.MF(factors=64), fixed={"items": (16, 32)}), config, 1682)
     check_limits(of(fedrec.models.Popularity()), config, 15_000)
+
+
+def test_the_demo_takes_the_models_that_fit_and_mf_where_none_does():
+    """The blend of 1682 items has two arrays of 1682²: 277 MB; a site's own cap is 64 MB unless it says otherwise."""
+    encrypted = Privacy("ckks")
+    assert of_size(["default", "ease", "mf"], {}, 1682, 64, encrypted) == ("ease", "mf")
+    assert of_size(["default"], {}, 1682, 64, encrypted) == ("mf",)
+    assert of_size(["default", "ease", "mf"], {}, 1682, 64, Privacy("secure")) == ("default", "ease", "mf")

@@ -13,6 +13,7 @@ from fedrec.exchange import ckks, ckks_plan
 from fedrec.exchange.privacy import Privacy
 from fedrec.exchange.wire import decode, encode
 from fedrec.institution import audit
+from fedrec.institution.evidence.reconcile import reconcile
 from fedrec.institution.shared_key import SharedKey, share, take
 from fedrec.scientist.datasites import Datasites
 
@@ -54,6 +55,12 @@ def test_a_gradient_model_is_the_simulated_one_to_the_bit_and_nothing_readable_l
     assert [(event["outcome"], event["round"]) for event in acts] == [
         ("intent", 0), ("done", 0), ("intent", 1), ("done", 1),
     ]  # fmt: skip
+    assert [one for one in reconcile(folders[first]) if one.where == "updates"] == []
+    made = folders[first] / "state" / "blobs" / "out" / requests.ids[first] / acts[1]["detail"]["sha256"]
+    assert made.exists()  # a sum lies there as long as it may be fetched; one that nobody decrypted would be found
+    (made.parent / ("0" * 64)).write_bytes(b"x")
+    assert {one.kind for one in reconcile(folders[first]) if one.where == "updates"} == {"act without event", "differs"}
+    (made.parent / ("0" * 64)).unlink()
 
 
 def test_counts_are_exact(folders, federation, owners, simulated):

@@ -63,6 +63,7 @@ class _Logged:
     begun: set[tuple[Any, ...]] = field(default_factory=set)
     paused: bool = False
     served: str = ""
+    sums: set[tuple[str, str]] = field(default_factory=set)  # (request, SHA-256) of sums that were decrypted
 
     def take(self, event: Event) -> None:
         act, outcome = event["act"], event["outcome"]
@@ -110,7 +111,9 @@ class _Logged:
             self.reason[request] = str(event["detail"].get("reason", ""))
         if outcome != "done":
             return
-        if act == "users.add":
+        if act == "decrypt":
+            self.sums.add((request, str(event["detail"].get("sha256", ""))))
+        elif act == "users.add":
             self.accounts[thing] = (str(event["detail"].get("role", "")), True)
         elif act == "users.disable":
             self.accounts[thing] = (self.accounts.get(thing, ("", True))[0], False)
@@ -299,6 +302,7 @@ def _pysyft(state: Path, ledger: sqlite3.Connection) -> Iterator[Finding]:
 def _updates(state: Path, log: _Logged) -> Iterator[Finding]:
     """Updates that lie ready to be fetched: each was released by a task of the log, and is what its name says."""
     released = {(task[0], sha) for task, ends in log.tasks.items() for outcome, sha in ends if outcome == "done"}
+    released |= log.sums
     for path in sorted((state / "blobs" / "out").glob("*/*")):
         if (path.parent.name, path.name) not in released and not _running(log, path.parent.name):
             yield Finding("act without event", "updates", f"{path.name[:16]} (request {path.parent.name[:8]})")
