@@ -28,6 +28,7 @@ import pandas as pd
 
 import fedrec
 from fedrec import models
+from fedrec.core.metrics import spread
 from fedrec.datasets import get_ml100k, read_ratings, synthetic
 from fedrec.demo.offline import federation_of
 from fedrec.errors import Unreachable
@@ -47,8 +48,8 @@ print(f"{source.source}: {ratings.text()}")
 # ## Seven models
 #
 # Protocol P1: each user's last film is held out, and a model has to find it among all films that he has not seen.
-# `local` is the same model trained by each cinema on its own rows. Matrix factorisation needs many rounds; to keep
-# this notebook quick it gets six here, and 25 when it is left to itself (docs/models.md has those figures).
+# `local` is the same model trained by each cinema on its own rows, for as many rounds: 25 for matrix factorisation
+# (`mf`), one for the others.
 
 # %%
 seven = {
@@ -62,7 +63,7 @@ seven = {
 }
 runs, worth = {}, {}
 for name, model in seven.items():
-    plan = fedrec.Plan(model=model, rounds=6 if name == "mf" else None, train=("p1",), evaluate=True)
+    plan = fedrec.Plan(model=model, train=("p1",), evaluate=True)
     runs[name] = cinemas.train(plan)
     found = runs[name].worth(centralised=one_place.train(plan))
     worth[name] = found[found["group"] == ""].set_index("institution")
@@ -71,9 +72,9 @@ scopes = ["popularity", "local", "federated", "centralised"]
 pd.DataFrame({name: found.loc["all", scopes] for name, found in worth.items()}).T.astype(float).round(4)
 
 # %% [markdown]
-# Federated equals centralised for the models that add up exactly (all but `mf`); the last film is one of the next
-# ones that a user sees, so what looks at the order of films (`sequential`, and `default`, which blends it with EASE)
-# finds it more often. Small differences mean nothing without their intervals:
+# Federated equals centralised: six models add up exactly, and the gradients of `mf` up to rounding. The last film is
+# one of the next ones that a user sees, so what looks at the order of films (`sequential`, and `default`, which blends
+# it with EASE) finds it more often. Small differences mean nothing without their intervals:
 
 # %%
 names = list(worth)
@@ -106,11 +107,16 @@ runs["default"].plot("worth")
 #
 # `novelty@10` is how unusual the recommended films are at the cinema (1 = nobody there has seen them); `popular@10`
 # is the share of the ten that belong to its most popular tenth of films. A list of bestsellers is safe, and useless.
+# `coverage@10` is the share of all films that stand in anybody's ten, and `gini@10` how unevenly: 0 where every film
+# stands in as many lists, near 1 where a few stand in all. In how many lists a film stands is known in simulation
+# only: a site releases sums over users, none by film.
 
 # %%
 measured = {name: run.evaluate().set_index(["scope", "institution"]) for name, run in runs.items()}
 columns = ["hr@10", "ndcg@10", "novelty@10", "popular@10"]
 beyond = pd.DataFrame({name: found.loc[("federated", "all"), columns] for name, found in measured.items()}).T
+lists = {name: cinemas.listed[run.id, "p1"]["federated"] for name, run in runs.items()}  # by film, in how many
+beyond = beyond.join(pd.DataFrame({name: spread(times) for name, times in lists.items()}).T)
 beyond.astype(float).round(3)
 
 # %% [markdown]

@@ -147,6 +147,14 @@ def test_seven_models_are_compared_with_a_sentence_for_each_cinema_and_the_artic
     assert list(federated) == ["popularity", "itemcf", "usercf", "ease", "sequential", "default", "mf"]
     assert {name for name in federated if federated[name] != centralised[name]} <= {"mf"}
     assert max(federated, key=lambda name: float(federated[name])) == "default"
+    (beyond,) = (text_of(cell) for cell in notebook.cells if "gini@10\n" in text_of(cell))
+    spread = {
+        row[0]: (float(row[1]), float(row[2])) for row in re.findall(r"^(\w+) .* ([\d.]+) +([\d.]+)$", beyond, re.M)
+    }
+    assert list(spread) == list(federated)
+    assert (
+        min(spread, key=lambda name: spread[name][0]) == "popularity" == max(spread, key=lambda name: spread[name][1])
+    )
     verdict = r"(Yes|No|Cannot be told from chance)\b.*NDCG@10.*95 % interval"
     for cinema in ("aurora", "borealis", "cinema-lumen", "delphi", "all together"):
         assert re.search(rf"^{cinema} +{verdict}", text, re.M), cinema
