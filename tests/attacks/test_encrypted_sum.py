@@ -77,9 +77,10 @@ def test_the_centre_cannot_read_an_update(round_, defence):
 
 
 def test_equal_updates_have_nothing_in_common_once_encrypted(round_):
-    """Or the centre would compare: two numbers modulo Q are equal by chance once in 2^54."""
+    """Or the centre would compare: two numbers modulo Q are equal by chance once in 2^54. Control: who has the key can."""
     rings, sent = round_
     again = ckks.encrypt(rings["aurora"], KEY, LAYOUT)
+    np.testing.assert_array_equal(ckks.decrypt(again, KEY, LAYOUT)["v"], rings["aurora"]["v"])
     for name, part in ciphers_of(sent["aurora"]).items():
         assert not (part == again[name]).any()
 
@@ -144,8 +145,10 @@ def test_what_comes_out_has_no_noise_from_which_the_key_could_be_found(round_, d
 
 
 def test_a_changed_tag_is_refused(round_):
+    """The control is the same sum with the tags untouched."""
     _, sent = round_
     asked = added(list(sent.values()), LAYOUT)
+    answer(asked, True)
     for at in (0, 40, 83):
         tags = asked["tags"].copy()
         tags[2, at] ^= 1
@@ -153,8 +156,10 @@ def test_a_changed_tag_is_refused(round_):
 
 
 def test_tags_of_another_round_another_order_or_one_member_twice_are_refused(round_):
+    """The control is the same sum with the tags of its round, in their order."""
     _, sent = round_
     asked = added(list(sent.values()), LAYOUT)
+    answer(asked, True)
     assert code(answer, asked, True, context=b"another round, or other members") == "ckks.tag"
     assert code(answer, {**asked, "tags": asked["tags"][[1, 0, 2, 3]]}, True) == "ckks.tag"
     assert code(answer, {**asked, "tags": asked["tags"][[0, 0, 2, 3]]}, True) == "ckks.tag"
@@ -162,7 +167,9 @@ def test_tags_of_another_round_another_order_or_one_member_twice_are_refused(rou
 
 @pytest.mark.parametrize("whose", ["the member's", "the decrypting institution's"])
 def test_a_key_that_was_swapped_at_one_institution_is_noticed_and_named(round_, whose):
+    """The control is the sum under the key that all have."""
     rings, sent = round_
+    answer(added(list(sent.values()), LAYOUT), True)
     if whose == "the member's":
         sent = {**sent, "delphi": encrypted(rings["delphi"], OTHER, LAYOUT, ROUND, "delphi")}
     asked, key = added(list(sent.values()), LAYOUT), KEY if whose == "the member's" else OTHER

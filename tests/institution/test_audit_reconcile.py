@@ -56,9 +56,9 @@ def test_nothing_is_written_not_even_beside_the_ledger(folder):
         ("DELETE FROM jobs WHERE kind='train' AND round=1", ("event without act", "tasks")),
         ("UPDATE jobs SET status='refused', answer='{\"code\": \"jail.time\"}' WHERE round=1", ("event without act", "tasks")),
         ("UPDATE jobs SET answer=replace(answer, '\"sha256\": \"', '\"sha256\": \"0') WHERE round=0", ("act without event", "tasks")),
-        ("INSERT INTO jobs SELECT 'x', request, kind, run, 9, protocol, base, nonce, status, answer, '', '' FROM jobs LIMIT 1",
+        ("INSERT INTO jobs SELECT 'x', request, kind, run, 9, protocol, base, nonce, status, answer, '', '', '[]' FROM jobs LIMIT 1",
          ("act without event", "tasks")),
-        ("INSERT INTO jobs SELECT 'x', request, kind, run, 9, protocol, base, nonce, 'running', NULL, '', '' FROM jobs LIMIT 1",
+        ("INSERT INTO jobs SELECT 'x', request, kind, run, 9, protocol, base, nonce, 'running', NULL, '', '', '[]' FROM jobs LIMIT 1",
          ("act without event", "tasks")),
         ("DELETE FROM requests", ("event without act", "requests")),
         ("UPDATE requests SET decision='denied'", ("differs", "decisions")),
@@ -189,7 +189,7 @@ def test_a_task_whose_answer_a_crash_kept_is_no_finding_and_another_one_is(folde
     assert gaps(folder) == set()
     sql(
         folder,
-        "INSERT INTO jobs SELECT 'x', request, kind, run, 9, protocol, base, nonce, status, answer, '', '' FROM jobs LIMIT 1",
+        "INSERT INTO jobs SELECT 'x', request, kind, run, 9, protocol, base, nonce, status, answer, '', '', '[]' FROM jobs LIMIT 1",
     )
     assert gaps(folder) == {("act without event", "tasks")}
 

@@ -57,7 +57,9 @@ OF_THE_SITE = {
     "jail_level",
     "tell_errors",
     "replay_mb",
-}  # test_spent, test_jail_levels, test_jail_attacks, test_audit_replay
+    "members_apart",
+    "users_apart",
+}  # test_spent, test_jail_levels, test_jail_attacks, test_audit_replay, test_sums, test_apart
 LATER = (datetime.now(UTC).hour + 6) % 24  # an hour in which no test runs
 LAX = "own_code = true\nallow_echo = true\n"
 
