@@ -99,7 +99,8 @@ def in_words(known: Row | None) -> str:
 
 def drawn(report: Mapping[str, Any]) -> list[Table]:
     """The report as tables for a terminal: quality, institutions, verdicts, cost of rounds, decisions."""
-    ranked = [_quality(report), _institutions(report), _worth(report)] if report["table"] else []
+    ranked = [_quality(report)] if report["table"] else []
+    ranked += [_institutions(report), _worth(report)] if report["worth"] else []  # of noised sums nobody can tell
     judged = [_outcomes(report)] if report["outcomes"] else []
     return [*ranked, *judged, _cost(report), _decisions(report)]
 
