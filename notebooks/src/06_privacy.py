@@ -12,8 +12,8 @@
 # **You are Ada, a data scientist.** Four cinemas would train with you if you could show them what leaves, who can read
 # it, and what you give up for that.
 #
-# **You will see** an update as the centre gets it, plain and under the secure sum; that the model is the same to the last
-# bit; what an epsilon says before anything is submitted; and how good a model is at epsilon 8, 4, 2 and 1.
+# **You will see** an update as the centre gets it, plain and under the secure sum; that the model is the same to the
+# last bit; what an epsilon says before anything is submitted; and how good a model is at epsilon 8, 4, 2 and 1.
 #
 # > Everything here runs in `fedrec.simulate`. At real sites the same lines of a plan do the same: `fedrec demo`, and
 # > `fedrec demo --privacy epsilon=4`. What is protected against whom: docs/privacy.md.
@@ -106,8 +106,9 @@ print(noisy.epsilon_report(4))
 # %% [markdown]
 # ## What it costs
 #
-# P2: the held-out film among 99 others. Four cinemas with 236 users each are few people for so much noise: the noise that an
+# P2: the held-out film among 99 others. Four cinemas with 236 users each are few people for so much noise: what an
 # epsilon asks for does not grow with the number of users, so ten times the users would lose far less.
+
 
 # %%
 def found(epsilon):
@@ -132,6 +133,6 @@ axes.set(ylabel="P2 NDCG@10", title="one draw of the noise; dashed: popularity w
 figures.round(3)
 
 # %% [markdown]
-# **In one sentence each.** The secure sum costs nothing in quality: take it always. Noise costs much while users are few:
-# take it where a promise about each person is needed, and let each institution blend the result with its own model
+# **In one sentence each.** The secure sum costs nothing in quality: take it always. Noise costs much while users are
+# few: take it where a promise about each person is needed, and let each institution blend the result with its own model
 # (`fedrec site models personalise`).

@@ -165,6 +165,21 @@ def test_seven_models_are_compared_with_a_sentence_for_each_cinema_and_the_artic
     assert len(pictures) == 3
 
 
+def test_the_masked_update_is_noise_its_sum_is_not_and_noise_costs_accuracy(executed):
+    notebook = executed["06_privacy"]
+    text = all_text(notebook)
+    assert "the sum is that of the plain updates: True" in text
+    assert "the same model: True" in text
+    assert "plan.sum: median has to see each institution's update" in text
+    assert "for a customer of all 4 institutions it is epsilon" in text
+    rows = re.findall(r"^\d +(none|[\d.]+) +([\d.]+)$", final_table(notebook), re.M)
+    assert [name for name, _ in rows] == ["none", "8.0", "4.0", "2.0", "1.0"]
+    quality = [float(value) for _, value in rows]
+    assert quality[0] > quality[1] > quality[4]
+    pictures = [out for cell in notebook.cells for out in cell.get("outputs", []) if "image/png" in out.get("data", {})]
+    assert len(pictures) == 2
+
+
 def test_no_output_holds_a_password_or_a_path_of_this_machine(executed, sites, lab):
     secrets = [ADA_PASSWORD, EVE_PASSWORD, *(site.owner_password for site in sites.all.values())]
     places = [str(lab), str(sites.work), str(ROOT), sys.prefix, str(Path.home() / ".")]
