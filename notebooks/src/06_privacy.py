@@ -110,7 +110,7 @@ print(noisy.epsilon_report(4))
 # epsilon asks for does not grow with the number of users, so ten times the users would lose far less.
 
 
-# %%
+# %% tags=["final-table"]
 def found(epsilon):
     """P2 NDCG@10 of one draw of the noise, measured here on all rows: at real sites this figure has noise as well."""
     privacy = Privacy("secure", epsilon=epsilon) if epsilon else Privacy("secure")
