@@ -1,0 +1,83 @@
+"""How well a person is told from an update on ML-100K, four institutions: without defence and with each.
+
+python benchmarks/leakage.py: prints two tables for docs/privacy.md. The attacker knows the person's history and, except
+under the secure sum, all other rows too (fedrec/institution/leak.py).
+"""
+
+from __future__ import annotations
+
+import csv
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from fedrec.core.interactions import Interactions
+from fedrec.datasets import deal, get_ml100k
+from fedrec.institution import leak
+from fedrec.institution.index import index_frame
+
+SIGMA = {8.0: 0.6002, 4.0: 1.0812, 2.0: 1.9938, 1.0: 3.7306}  # of one release at DELTA, as in benchmarks/privacy.py
+DELTA = 1e-5
+CANARIES = 20
+TRIALS = 500
+
+
+def main() -> None:
+    """Print the tables."""
+    own, others = _parts()
+    print(f"{own.n_users} users and {len(own)} rows at the first institution, {others.n_users} users at the others")
+    popularity = np.asarray(own.matrix().sum(axis=0)).ravel()
+    rarity = np.bincount(own.user, popularity[own.item], own.n_users) / np.bincount(own.user, minlength=own.n_users)
+    chosen = {
+        "random": np.random.default_rng(0).choice(own.n_users, CANARIES, replace=False),
+        "rarest items": np.argsort(rarity)[:CANARIES],
+    }
+    print(
+        "\n| people | update | " + " | ".join(["none", "clipped", "secure sum", *(f"eps {e:g}" for e in SIGMA)]) + " |"
+    )
+    print("| --- " * (5 + len(SIGMA)) + "|")
+    for people, users in chosen.items():
+        for statistic in leak.STATISTICS:
+            clip = float(np.median(leak.norms(own, statistic)))
+            found = [
+                leak.membership(own, users, statistic, trials=TRIALS),
+                leak.membership(own, users, statistic, clip=clip, trials=TRIALS),
+                leak.membership(own, users, statistic, others=others, trials=TRIALS),
+                *(leak.membership(own, users, statistic, clip=clip, sigma=s, trials=TRIALS) for s in SIGMA.values()),
+            ]
+            print(f"| {people} | {statistic} | " + " | ".join(f"{attack.advantage:.2f}" for attack in found) + " |")
+    limits = " | ".join(f"{leak.bound(epsilon, DELTA):.2f}" for epsilon in SIGMA)
+    print(f"| bound of epsilon | | | | | {limits} |")
+    thin, backed = leak.thin_cells(own, 5)
+    print(f"\nCells of X'X backed by fewer than 5 users: {thin} of {backed} ({thin / backed:.0%})")
+    found, true = leak.touched(popularity.astype(np.float64), popularity > 0)
+    print(f"Items touched that exact counts show: {found:.0%}, of those shown true: {true:.0%}")
+    clip = float(np.median(leak.norms(own, "counts")))
+    scale = np.minimum(1.0, clip / leak.norms(own, "counts"))
+    clipped = np.bincount(own.item, scale[own.user], own.n_items)
+    for epsilon, sigma in SIGMA.items():
+        noised = clipped + np.random.default_rng(0).normal(0.0, sigma * clip, own.n_items)
+        found, true = leak.touched(noised, popularity > 0)
+        print(f"  at epsilon {epsilon:g}: {found:.0%}, of those shown true: {true:.0%}")
+    print(f"  shown at random, true: {(popularity > 0).mean():.0%}")
+
+
+def _parts() -> tuple[Interactions, Interactions]:
+    """The first of four institutions, and the users of the other three together."""
+    with tempfile.TemporaryDirectory() as folder:
+        get_ml100k(Path(folder))
+        ratings = pd.read_csv(f"{folder}/ratings.csv", dtype={"user": str, "item": str})
+        with open(f"{folder}/items.csv", encoding="utf-8", newline="") as file:
+            catalogue = [row["item"] for row in csv.DictReader(file)]
+    users = sorted(ratings["user"].unique())
+    place = ratings["user"].map(dict(zip(users, deal(users, 4, "iid", 0), strict=True)))
+    own, others = (
+        index_frame(ratings[mine].reset_index(drop=True), catalogue).rows for mine in (place == 0, place > 0)
+    )
+    return own, others
+
+
+if __name__ == "__main__":
+    main()
