@@ -15,6 +15,7 @@ from fedrec.cli.site import folder_argument
 from fedrec.errors import WrongInput
 
 id_argument = click.argument("request", metavar="ID")
+LOOKED_AT = 10**6  # rows of an institution of which X'X is looked at while its owner waits
 ids_argument = click.argument("requests", metavar="ID...", nargs=-1, required=True)
 
 
@@ -59,7 +60,8 @@ def show(folder: Path, request: str, target: str | None) -> None:
     before = approved_before(row, [one for one, _ in _rows(folder)])
     with local_act(folder, "view", row.fingerprint, row.id):
         items, members = len(consortium.item_ids()), len(consortium.member)
-        shown = details(row, used, _now(), items, config.limits, before, members, _spent(folder))
+        thin = _thin(folder, row.plan)
+        shown = details(row, used, _now(), items, config.limits, before, members, _spent(folder), thin)
     emit(shown, target, text=text_of(shown))
 
 
@@ -141,6 +143,19 @@ def _rows(folder: Path) -> list[tuple[Any, dict[str, int]]]:
         return [(row, ledger.used(row.id)) for row in ledger.requests()]
     finally:
         ledger.close()
+
+
+def _thin(folder: Path, plan: str) -> tuple[int, int] | None:
+    """Of a plan that releases X'X: its cells that few of this institution's users stand behind, and all."""
+    from fedrec.exchange.plan import PlanText
+    from fedrec.institution.leak import thin_cells
+    from fedrec.institution.review import FEW
+    from fedrec.institution.store import Store
+
+    if "gram" not in PlanText.parse(plan).leaves:
+        return None
+    store = Store.open(folder / "state")
+    return thin_cells(store.rows(), FEW) if store.n_rows <= LOOKED_AT else None
 
 
 def _spent(folder: Path) -> int:

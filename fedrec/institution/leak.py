@@ -137,9 +137,10 @@ def touched(counts: Array, true: NDArray[np.bool_]) -> tuple[float, float]:
 
 def thin_cells(rows: Interactions, k: int) -> tuple[int, int]:
     """Cells of X'X (upper triangle with diagonal) backed by 1 to k - 1 users, and all that are backed by any."""
-    x = _items(rows).astype(np.float32).toarray()
-    cells = (x.T @ x)[np.triu_indices(rows.n_items)]
-    return int(((cells > 0.5) & (cells < k - 0.5)).sum()), int((cells > 0.5).sum())
+    x = _items(rows).tocsr()
+    gram = (x.T @ x).tocoo()
+    cells = gram.data[gram.row <= gram.col]
+    return int((cells < k - 0.5).sum()), len(cells)
 
 
 def _items(rows: Interactions) -> Any:

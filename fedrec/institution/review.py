@@ -52,6 +52,9 @@ def summary(row: RequestRow, used: Mapping[str, int], now: str) -> dict[str, Any
     }
 
 
+FEW = 5  # users, in the count of cells that few stand behind
+
+
 def details(
     row: RequestRow,
     used: Mapping[str, int],
@@ -61,6 +64,7 @@ def details(
     before: RequestRow | None,
     institutions: int = 1,
     spent: int = 0,
+    thin: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
     """One request as `fedrec requests show` has it: plan, what leaves, what is asked, what to look at, what changed.
 
@@ -69,6 +73,7 @@ def details(
         before: what `diff.approved_before` found, None for the first plan of its family.
         institutions: members of the consortium.
         spent: what noisy releases have cost at this site so far.
+        thin: cells of X'X that few users stand behind, of how many; None where the plan releases no X'X.
     """
     plan = PlanText.parse(row.plan)
     old = None if before is None else PlanText.parse(before.plan)
@@ -82,6 +87,7 @@ def details(
         }
         for name, tensor in plan.leaves.items()
     ]
+    permit = summary(row, used, now)["permit"]
     facts = {
         "train_tasks": plan.train_tasks,
         "bytes": plan.travels(n_items),
@@ -97,7 +103,7 @@ def details(
         "own_code": plan.own_code is not None,
         "used": dict(used),
         "noise": plan.protects.epsilon is not None,
-        "learnt": _learnt(plan, limits, len(plan.sites) or institutions, spent, summary(row, used, now)["permit"]),
+        "learnt": _learnt(plan, limits, len(plan.sites) or institutions, spent, permit, thin),
         "code": [fact.as_dict() for fact in (facts_of(plan.own_code) if plan.own_code else [])],
         "plan": [fact.as_dict() for fact in plan_facts(plan, old)],
     }
@@ -109,14 +115,25 @@ def details(
 
 
 def _learnt(
-    plan: PlanText, limits: Limits, institutions: int, spent: int, permit: Mapping[str, Any] | None
+    plan: PlanText,
+    limits: Limits,
+    institutions: int,
+    spent: int,
+    permit: Mapping[str, Any] | None,
+    thin: tuple[int, int] | None,
 ) -> list[str]:
     """What could be learnt about one customer, in plain words."""
     if plan.protects.epsilon is None:
-        return [
+        lines = [
             "this plan adds no noise: there is no differential-privacy promise,",
             "and sums over few users can tell something about them",
         ]
+        if thin is not None:
+            lines += [
+                f"of the {thin[1]:,} numbers for an item or two, {thin[0]:,} stand for fewer than {FEW} users: someone",
+                "who knows what all others have can tell from them whether a person is among them",
+            ]
+        return lines
     epsilon = permit.get("epsilon") if permit else None
     lines = report(plan, from_plan(plan.model), institutions, epsilon)
     after = epsilon_of(spent + cost_of_plan(plan, epsilon), limits.delta)

@@ -7,13 +7,16 @@ import re
 from dataclasses import replace
 
 import pytest
+from click.testing import CliRunner
 from small_site import SCIENTIST, approved, own, recipe, submitted
 from test_facts import BACK, GOOD, PLANTED, before
 
 from fedrec import Plan
+from fedrec.cli.requests import requests
 from fedrec.config.site import Limits
 from fedrec.exchange.plan import PlanText, Tensor
 from fedrec.institution.diff import approved_before, changes, plan_facts, text_of_diff, two_columns
+from fedrec.institution.leak import thin_cells
 from fedrec.institution.review import against_caps, details, html_of, text_of
 from fedrec.institution.review_parts import parts_of
 from fedrec.models import Logistic
@@ -220,3 +223,21 @@ def test_features_that_a_plan_reads_and_counts_of_outcomes_are_said(site):
     for text in (text_of(told), html.unescape(html_of(told))):
         assert "100 bins of the predicted probability" in text
         assert "hit counts" not in text
+
+
+def test_a_plan_with_a_gram_says_how_many_of_its_numbers_stand_for_few_users(site):
+    """Six users with five films each: only one film has five users or more."""
+    row = submitted(site, recipe())
+    few, all_ = thin_cells(site.store.rows(), 5)
+    assert 0 < few < all_ <= 36  # of 8 films: 8 of one, 28 of two
+    told = details(row, {}, NOW, 8, site.config.limits, None, thin=(few, all_))
+    assert f"of the {all_} numbers for an item or two, {few} stand for fewer than 5 users" in text_of(told)
+    assert "numbers for an item" not in text_of(details(row, {}, NOW, 8, site.config.limits, None))
+
+
+def test_the_owner_s_command_counts_them_for_plans_with_a_gram_only(site):
+    for plan, said in ((recipe(), True), (recipe("popularity"), False)):
+        request = submitted(site, plan).id
+        done = CliRunner().invoke(requests, ["show", str(site.folder), request])
+        assert done.exit_code == 0, done.output
+        assert ("numbers for an item or two" in done.output) == said
