@@ -289,10 +289,14 @@ def test_a_call_signed_for_another_site_is_not_taken_here(defence, arena):
 def test_pysyfts_own_calls_inside_the_site_are_no_outsiders(strong):
     """A task makes PySyft call itself within the process; the gate stands at the socket only."""
     approved = approve_one(strong.ada, strong.owner, fresh(), strong.n_items)
-    before = len(events(strong.site, actor="anonymous"))
+
+    def outsiders() -> int:  # but for the refresh below, whose client asks for the metadata as anybody may
+        return sum(one["object"] != "GET metadata" for one in events(strong.site, actor="anonymous"))
+
+    before = outsiders()
     assert run_task(strong.ada, approved)["status"] == "done"
     strong.ada.client.refresh()
     stock = getattr(strong.ada.client.code, approved.function)(task={})  # PySyft's own client, its own way
     assert dict(stock.get())["code"] == "task.form"
-    assert len(events(strong.site, actor="anonymous")) == before
+    assert outsiders() == before
     assert not [one for one in events(strong.site, request=approved.id) if one["outcome"].startswith("gate.")]

@@ -50,7 +50,7 @@ class Here:
     level = 2
 
     def run(self, job: str, spec: Mapping[str, Any], files: Mapping[str, int], limits: object) -> Report:
-        return Report(_perform(dict(spec), dict(files)), 0.0, os.getpid(), os.getuid())
+        return Report(_perform(dict(spec), dict(files), 60.0), 0.0, os.getpid(), os.getuid())
 
     def kill(self, job: str) -> None: ...
 

@@ -84,9 +84,9 @@ def test_an_update_that_the_centre_refuses_is_in_the_owners_log(federation, owne
     approved(federation, owners, plan)
 
     class Spoils(Datasites):
-        def _update(self, name, *rest):
-            update = super()._update(name, *rest)
-            return replace(update, weight=-1.0) if name == "delphi" else update
+        def _one(self, name, *rest):
+            answer = super()._one(name, *rest)
+            return replace(answer, update=replace(answer.update, weight=-1.0)) if name == "delphi" else answer
 
     spoils = Spoils(federation.config, federation._sites)
     told = []
