@@ -123,7 +123,7 @@ class _Crowd:
 def bound(epsilon: float, delta: float) -> float:
     """The advantage that no attacker exceeds under (epsilon, delta).
 
-    Source: Humphries et al. 2023, Investigating membership inference attacks under data dependencies, theorem 1.
+    Source: the region of tests in Kairouz, Oh and Viswanath 2015, The composition theorem for DP, ICML.
     """
     return (exp(epsilon) - 1 + 2 * delta) / (exp(epsilon) + 1)
 
