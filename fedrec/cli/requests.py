@@ -145,17 +145,21 @@ def _rows(folder: Path) -> list[tuple[Any, dict[str, int]]]:
         ledger.close()
 
 
-def _thin(folder: Path, plan: str) -> tuple[int, int] | None:
-    """Of a plan that releases X'X: its cells that few of this institution's users stand behind, and all."""
+def _thin(folder: Path, text: str) -> tuple[int, int] | None:
+    """Of a plan that releases X'X exactly: its cells that few of this institution's users stand behind, and all.
+
+    Of the rows that its first run trains on.
+    """
+    from fedrec.core.split import split
     from fedrec.exchange.plan import PlanText
     from fedrec.institution.leak import thin_cells
     from fedrec.institution.review import FEW
     from fedrec.institution.store import Store
 
-    if "gram" not in PlanText.parse(plan).leaves:
+    plan, store = PlanText.parse(text), Store.open(folder / "state")
+    if "gram" not in plan.leaves or plan.protects.epsilon is not None or store.n_rows > LOOKED_AT:
         return None
-    store = Store.open(folder / "state")
-    return thin_cells(store.rows(), FEW) if store.n_rows <= LOOKED_AT else None
+    return thin_cells(split(store.rows(), plan.train[0], plan.seed).train, FEW)
 
 
 def _spent(folder: Path) -> int:
