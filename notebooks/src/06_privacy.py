@@ -15,7 +15,7 @@
 # **You will see** an update as the centre gets it, plain and under the secure sum; that the model is the same to the
 # last bit; what an epsilon says before anything is submitted; and how good a model is at epsilon 8, 4, 2 and 1.
 #
-# > Everything here runs in `fedrec.simulate`. At real sites the same lines of a plan do the same: `fedrec demo`, and
+# > Everything here runs in `fedrec.simulate`. In real life the same lines do the same at sites: `fedrec demo`, and
 # > `fedrec demo --privacy epsilon=4`. What is protected against whom: docs/privacy.md.
 
 # %%
@@ -123,14 +123,14 @@ def found(epsilon):
     return table["federated", "all"], table["popularity", "all"]
 
 
-figures = pd.DataFrame(
+table = pd.DataFrame(
     [{"epsilon": epsilon or "none", "NDCG@10": found(epsilon)[0]} for epsilon in (None, 8.0, 4.0, 2.0, 1.0)]
 )
 bar = found(None)[1]
-axes = figures.plot.bar(x="epsilon", y="NDCG@10", legend=False, figsize=(6, 3), rot=0)
+axes = table.plot.bar(x="epsilon", y="NDCG@10", legend=False, figsize=(6, 3), rot=0)
 axes.axhline(bar, color="grey", linestyle="--", linewidth=1)
 axes.set(ylabel="P2 NDCG@10", title="one draw of the noise; dashed: popularity without noise")
-figures.round(3)
+table.round(3)
 
 # %% [markdown]
 # **In one sentence each.** The secure sum costs nothing in quality: take it always. Noise costs much while users are
