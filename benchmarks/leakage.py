@@ -6,20 +6,16 @@ under the secure sum, all other rows too (fedrec/institution/leak.py).
 
 from __future__ import annotations
 
-import csv
-import tempfile
-from pathlib import Path
-
 import numpy as np
-import pandas as pd
+from privacy import sites_of
 
 from fedrec.core.interactions import Interactions
-from fedrec.datasets import deal, get_ml100k
+from fedrec.exchange.accountant import calibrated
 from fedrec.institution import leak
-from fedrec.institution.index import index_frame
+from fedrec.simulation import SimulatedFederation, pooled
 
-SIGMA = {8.0: 0.6002, 4.0: 1.0812, 2.0: 1.9938, 1.0: 3.7306}  # of one release at DELTA, as in benchmarks/privacy.py
 DELTA = 1e-5
+SIGMA = {epsilon: calibrated(epsilon, DELTA) for epsilon in (8.0, 4.0, 2.0, 1.0)}  # of one release
 CANARIES = 20
 TRIALS = 500
 
@@ -66,17 +62,9 @@ def main() -> None:
 
 def _parts() -> tuple[Interactions, Interactions]:
     """The first of four institutions, and the users of the other three together."""
-    with tempfile.TemporaryDirectory() as folder:
-        get_ml100k(Path(folder))
-        ratings = pd.read_csv(f"{folder}/ratings.csv", dtype={"user": str, "item": str})
-        with open(f"{folder}/items.csv", encoding="utf-8", newline="") as file:
-            catalogue = [row["item"] for row in csv.DictReader(file)]
-    users = sorted(ratings["user"].unique())
-    place = ratings["user"].map(dict(zip(users, deal(users, 4, "iid", 0), strict=True)))
-    own, others = (
-        index_frame(ratings[mine].reset_index(drop=True), catalogue).rows for mine in (place == 0, place > 0)
-    )
-    return own, others
+    own, *others = sites_of(4)
+    together = SimulatedFederation({str(number): rows for number, rows in enumerate(others)}, own.n_items)
+    return own, pooled(together)._rows["all"]
 
 
 if __name__ == "__main__":

@@ -153,7 +153,7 @@ class SimulatedFederation:
             if done.update is None:
                 return Answer(site, numbers=noised_sums(done.numbers, cost, self.random), receipt={"cost": cost})
             bounds = model.sensitivity(task.number)  # type: ignore[attr-defined]
-            update = noised(done.update, bounds, cost, sharing(task.members), random=self.random)
+            update = noised(done.update, bounds, cost, sharing(spec, task.members), random=self.random)
             if task.members:
                 self._rings[site] = to_ring(spec, update, 1, 1, len(task.members), self._n_items)
                 return Answer(site, receipt={"cost": cost})

@@ -11,10 +11,10 @@ public keys, so without forward secrecy: who steals a site's key can later open 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from nacl.bindings import crypto_scalarmult
@@ -136,7 +136,7 @@ def masked(
     return flat
 
 
-def _stream(key: SigningKey, public: str, name: str, context: bytes):  # type: ignore[no-untyped-def]
+def _stream(key: SigningKey, public: str, name: str, context: bytes) -> CipherContext:
     """The keystream that this member shares with another one for one context."""
     try:
         theirs = VerifyKey(bytes.fromhex(public)).to_curve25519_public_key()
@@ -167,5 +167,5 @@ def _form(tensor: Tensor) -> tuple[int, int]:
     return tensor.fixed
 
 
-def _kind(tensor: Tensor) -> np.dtype:  # type: ignore[type-arg]
+def _kind(tensor: Tensor) -> np.dtype[Any]:
     return np.dtype(f"uint{_form(tensor)[1]}")

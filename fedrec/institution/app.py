@@ -89,9 +89,8 @@ class Calls:
                 raise Refused("gate.range", "a part of an update is not given", "Fetch it whole, without Range")
             if summed:
                 name = await run_in_threadpool(decrypt_sum, self._site, request.state.account, row, name, *summed)
-            by, ids = request.state.account, await run_in_threadpool(self._about, row, name)
+            by, ids = request.state.account, await run_in_threadpool(self._about, row, name, True)
             fetch = Act(self._site.audit.act(by.email, by.role, "fetch", name, **ids))
-            await run_in_threadpool(self._leaves, row, name)
             path = self._site.blobs.path("out", row, name)
             return Guarded(path, lambda: self._jobs.permit_of(row), fetch, media_type=BYTES)
         except FileNotFoundError:
@@ -100,18 +99,22 @@ class Calls:
         except Refused as refusal:
             return self._refuse(request, refusal)
 
-    def _leaves(self, request: str, name: str) -> None:
-        """Note that a masked update begins to leave. Raises: Refused `sum.void`."""
-        for job in self._site.ledger.jobs_of(request):
-            if job.task.members and update_of(job) == name:
-                self._site.ledger.leaves(job.key)
+    def _about(self, request: str, name: str, leaves: bool = False) -> dict[str, Any]:
+        """What the event of a blob carries: the ids of the newest task that named it; of a new model, its permit's.
 
-    def _about(self, request: str, name: str) -> dict[str, Any]:
-        """What the event of a blob carries: the ids of the newest task that named it; of a new model, its permit's."""
+        Args:
+            leaves: the blob is about to leave, which the ledger notes of a masked update.
+
+        Raises:
+            Refused: `sum.void`.
+        """
         row = self._site.ledger.request(request)
         assert row is not None  # requests are never deleted
         jobs = reversed(self._site.ledger.jobs_of(request))
-        return ids_of(row, next((job.task for job in jobs if name in (update_of(job), job.task.base)), None))
+        job = next((job for job in jobs if name in (update_of(job), job.task.base)), None)
+        if leaves and job is not None and job.task.members and update_of(job) == name:
+            self._site.ledger.leaves(job.key)
+        return ids_of(row, job.task if job else None)
 
     async def job(self, request: Request) -> Response:
         key = request.path_params["key"]

@@ -14,6 +14,7 @@ from fedrec.core.metrics import Sums
 from fedrec.core.params import Array
 from fedrec.exchange.accountant import sigma_of
 from fedrec.exchange.noise import Source, add_noise, grid_for
+from fedrec.exchange.plan import PlanText
 from fedrec.exchange.secure_sum import FEW
 
 COUNTED = ("users", "hr", "ndcg", "recall")  # of an evaluation, what is released: each at most 1 for one user
@@ -51,9 +52,12 @@ def noised(
     return found
 
 
-def sharing(members: Sequence[str]) -> int:
-    """How many sites share one noise: a secure sum's members; of two none, since each could take its own off."""
-    return len(members) if len(members) >= FEW else 1
+def sharing(plan: PlanText, members: Sequence[str]) -> int:
+    """How many sites share one noise: a secure sum's members.
+
+    Of two none, since each could take its own off; of an encrypted sum none, since one member has the key to each part.
+    """
+    return len(members) if plan.protects.sum == "secure" and len(members) >= FEW else 1
 
 
 def noised_sums(numbers: Mapping[str, Mapping[str, float]], cost: int, random: Source = os.urandom) -> dict[str, Any]:

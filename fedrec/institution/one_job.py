@@ -153,7 +153,7 @@ def _release(
     cost, noise = 0, None
     if plan.protects.epsilon is not None:
         cost, bounds = _booked(site, job), from_plan(plan.model).sensitivity(task.round)  # type: ignore[attr-defined]
-        noise = partial(noised, bounds=bounds, cost=cost, members=sharing(task.members))
+        noise = partial(noised, bounds=bounds, cost=cost, members=sharing(plan, task.members))
     update = update_of(plan, limits, store, task.protocol, *found, noise, _protection(site, plan, row, task))
     if noise is not None:
         update = replace(update, data=once(kept_noise(site.state, job), update.data))

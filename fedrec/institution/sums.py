@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 TABLE = """
 CREATE TABLE IF NOT EXISTS sums (job TEXT PRIMARY KEY, context TEXT UNIQUE NOT NULL, statistic TEXT NOT NULL,
     members TEXT NOT NULL, state TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS sums_of_statistic ON sums (statistic);
 """
 
 
@@ -130,8 +131,14 @@ def context_of(plan: str, task: Task) -> bytes:
 
 
 def _statistic(plan: PlanText, task: Task, data_version: str) -> str:
-    """What two sums are compared by: gradients at one model; of all else, own code too, the version of the data."""
-    return f"{data_version} {task.base}" if plan.model["name"] in GRADIENTS else data_version
+    """What two sums are compared by: of one version of the data all statistics, own code too, and a model's gradients.
+
+    A schedule that can do without a site needs other members in later rounds: then it is the gradients at one model.
+    """
+    name = str(plan.model["name"])
+    if name not in GRADIENTS:
+        return data_version
+    return f"{data_version} {task.base if plan.schedule else name}"
 
 
 def _digest(data: bytes) -> str:

@@ -79,7 +79,7 @@ _CLASSES = {
 _FILES = {cls: name.replace("-", "_") for name, cls in _CLASSES.items()} | {"OwnModel": "own", "LocalEpochs": "local"}
 NAMES = tuple(_CLASSES)
 OUTCOMES = ("logistic",)  # judged by core.outcomes, not by ranks
-GRADIENTS = ("mf", "bpr", "mf-explicit", "neumf", "hybrid", "logistic")  # of many rounds; the others release statistics
+GRADIENTS = ("mf", "bpr", "neumf", "hybrid", "logistic")  # what these release; the others release statistics
 RATINGS = ("mf-explicit",)  # judged by the errors of predicted ratings too
 
 

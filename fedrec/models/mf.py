@@ -6,14 +6,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from fedrec.core.interactions import Interactions
 from fedrec.core.params import Array, PrivateParams, SharedParams, add
 from fedrec.errors import WrongInput
 from fedrec.models.base import positive
-from fedrec.models.softmax import blocks, fit_block
 
 ROUNDED = 1 - 2**-10  # of `clip`; the rest pays for rounding to float32, of up to 16,000 users who all pull one way
 
@@ -70,6 +68,10 @@ class MF:
     def fit_site(
         self, rows: Interactions, shared: SharedParams, private: PrivateParams
     ) -> tuple[SharedParams, PrivateParams]:
+        import torch  # here: a site asks what a user adds at most, and has no torch
+
+        from fedrec.models.softmax import blocks, fit_block
+
         state = self._state(rows, private)
         items = torch.from_numpy(shared["items"].astype(np.float64))
         x, gradient = rows.matrix(), torch.zeros_like(items)

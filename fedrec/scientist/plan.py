@@ -211,6 +211,8 @@ class Plan:
                 raise WrongInput(f"{what}: an update has no array {sorted(unknown)[0]}")
         leaves = {name: replace(tensor, norm=(self.norms or {}).get(name)) for name, tensor in leaves.items()}
         if self.privacy is None or self.privacy.sum == "plain":
+            if self.fixed:
+                raise WrongInput("fixed: fixed-point numbers are for a sum that nobody sees the parts of, see privacy")
             return leaves
         weighted = isinstance(getattr(self.merges, "inner", self.merges), WeightedMean)
         return {name: replace(tensor, fixed=self._fixed(name, tensor, weighted)) for name, tensor in leaves.items()}

@@ -22,7 +22,7 @@ from fedrec.aggregation import (
     WeightedMean,
 )  # fmt: skip
 from fedrec.aggregation.schedules import Buffered
-from fedrec.errors import Refused
+from fedrec.errors import Refused, WrongInput
 from fedrec.exchange.plan import PlanText
 from fedrec.exchange.privacy import Privacy
 from fedrec.exchange.secure_sum import WEIGHT, add, from_ring, masked, to_ring
@@ -200,4 +200,10 @@ def test_a_secure_sum_excludes(what):
 
 
 def test_a_quorum_and_local_epochs_go_with_a_secure_sum():
-    fedrec.Plan(model=MF, privacy=SECURE, schedule=Quorum(3), local=LocalEpochs(2))
+    made = fedrec.Plan(model=MF, privacy=SECURE, schedule=Quorum(3), local=LocalEpochs(2))
+    assert PlanText.parse(made.text).protects == SECURE
+
+
+def test_fixed_point_forms_without_a_sum_are_not_ignored():
+    with pytest.raises(WrongInput, match="fixed"):
+        fedrec.Plan(model=MF, fixed={"items": (12, 32)})

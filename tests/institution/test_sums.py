@@ -46,12 +46,12 @@ def one(tmp_path):
     made.close()
 
 
-def summed(site, jail, members, row=None, **more):
+def summed(site, jail, members, row=None, start=START, **more):
     """The answer to a train task with these members, or the refusal."""
     jobs = Jobs(site, jail)
     try:
         row = row or approved(site, secret())
-        raw = task(sent(site, row, START), **more) | {"members": list(members)}
+        raw = task(sent(site, row, start), **more) | {"members": list(members)}
         return ended(site, jobs, row, raw)
     except Refused as refused:
         return refused.answer()
@@ -104,6 +104,19 @@ def test_two_sums_that_differ_by_one_institution_do_not_both_leave(apart, tmp_pa
         assert again.get("code") == ("sum.members" if apart == 2 else None), again
     assert summed(site, jail, NAMES, approved(site, secret(name="same")))["status"] == "done"
     site.close()
+
+
+@pytest.mark.parametrize("schedule", [{}, {"name": "quorum", "least": 3}])
+def test_gradients_at_two_nearly_equal_models_leave_over_the_same_institutions_only(schedule, one, jail):
+    """Or their difference would be nearly one institution's gradient; a plan that may lose sites is the control."""
+    leaves = {"items": Tensor("float32", ("items", 4), fixed=(24, 64))}
+    changes = {"leaves": leaves, "privacy": {"sum": "secure"}, "schedule": schedule, "aggregator": {"name": "mean"}}
+    row = approved(one, dataclasses.replace(recipe("mf", rounds=3), **changes))
+    first, second = ({"items": np.full((8, 4), value, np.float32)} for value in (0.1, 0.1001))
+    answer = summed(one, jail, NAMES, row, first)
+    one.ledger.leaves(answer["key"])
+    again = summed(one, jail, NAMES[:3], row, second, number=1)
+    assert again.get("code") == (None if schedule else "sum.members"), again
 
 
 def test_a_round_is_done_again_without_a_lost_site_only_while_nothing_has_left(one, jail):

@@ -48,3 +48,18 @@ def test_a_run_with_an_epsilon_is_shown_booked_noised_and_reported(federation, o
         command("requests", "show", sites.all["aurora"].folder, requests.ids["aurora"], "--json", "-").stdout
     )
     assert said["permit"]["epsilon"] == 4.0
+
+
+def test_clipped_gradients_with_noise_under_the_secure_sum_are_trained_at_sites_that_have_no_torch(federation, owners):
+    """The site's own process asks the model what a user adds at most; only the jail trains it."""
+    noisy, exact = (
+        fresh(fedrec.models.MF(factors=4, clip=1.0), rounds=2, privacy=privacy)
+        for privacy in (Privacy("secure", epsilon=8.0), Privacy("secure"))
+    )
+    runs = []
+    for plan in (noisy, exact):
+        approved(federation, owners, plan)
+        runs.append(federation.train(plan))
+    assert runs[0].epsilon == pytest.approx(8.0, rel=1e-3)
+    assert runs[1].epsilon is None
+    assert np.abs(runs[0].shared["items"] - runs[1].shared["items"]).max() > 1e-3

@@ -289,3 +289,9 @@ def test_one_sweep_of_least_squares_is_the_solution_of_its_normal_equations(chec
     weight = model.ridge * (count + model.unobserved * len(users)) ** model.frequency
     slope = ((score - 1) * x + model.unobserved * score).T @ users + weight[:, None] * items
     np.testing.assert_allclose(slope, 0.0, atol=1e-4)
+
+
+def test_which_models_release_gradients_is_known_without_loading_them():
+    assert {name for name in models.NAMES if models.create(name, {}).aggregator_default == "adam"} == {
+        *models.GRADIENTS
+    }
