@@ -262,10 +262,10 @@ class Instant:
     def sites(self) -> tuple[str, ...]:
         return ("a", "b", "c", "d")
 
-    def ready(self, plan: fedrec.Plan) -> tuple[str, ...]:  # noqa: ARG002
+    def ready(self, *_: object) -> tuple[str, ...]:
         return self.sites()
 
-    def calls(self) -> Instant:
+    def calls(self, *_: object) -> Instant:
         return self
 
     def clock(self) -> float:
@@ -274,12 +274,9 @@ class Instant:
     def send(self, task: RoundTask) -> None:
         self._sites = task.sites
 
-    def run(self, task: RoundTask) -> Sequence[Answer]:  # noqa: ARG002
-        return []
-
     def close(self) -> None: ...
 
-    def receive(self, until: float | None) -> Sequence[Answer]:  # noqa: ARG002
+    def receive(self, *_: object) -> Sequence[Answer]:
         return [Answer(site, SiteUpdate(site, 10.0, self._gradient, 5)) for site in self._sites]
 
 
