@@ -284,8 +284,9 @@ class Ledger:
                 raise Refused("task.nonce", reason, "Send a new nonce with a new task")
             reservable(permit, task, self.used(request), self._done(request, task.run), here.caps)
             spent.spend(self._rows, key, request, cost, permit, here.caps, now)
-            if task.members and (row := self.request(request)) is not None:
-                sums.enter(db, key, task, row.plan, permit["data_version"], here.caps)
+            if task.members:
+                ((plan,),) = self._rows("SELECT plan FROM requests WHERE id=?", request)
+                sums.enter(db, key, task, plan, permit["data_version"], here.caps)
             names, what = json.dumps(task.members), (task.kind, task.run, task.round, task.protocol)
             values = (key, request, *what, task.base, task.nonce, now, names)
             db.execute("INSERT INTO jobs VALUES (?,?,?,?,?,?,?,?,'running',NULL,?,'',?)", values)

@@ -169,6 +169,12 @@ def test_sums_that_no_errors_can_have_are_refused(lie):
     assert code_of(check_sums, {"federated": {**RATED, **lie}}, 3, (5, 4.0)) == "guard.numbers"
 
 
+def test_scopes_count_errors_over_the_same_rows():
+    other = {**RATED, "rated": 4, "gap_squares": 0.0}
+    assert code_of(check_sums, {"federated": RATED, "popularity": {**RATED, "gap_squares": 0.0}}, 3, (5, 4.0)) == ""
+    assert code_of(check_sums, {"federated": RATED, "popularity": other}, 3, (5, 4.0)) == "guard.numbers"
+
+
 @pytest.mark.parametrize(
     "lie",
     [

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -267,3 +268,16 @@ def kills(tmp_path, times, seed=5):
         "jobs": len(jobs),
         "events": len(events),
     }
+
+
+def test_a_ledger_of_an_older_fedrec_is_read_and_goes_on(tmp_path):
+    """Its jobs have no members."""
+    ledger = live(tmp_path / "ledger.sqlite")
+    reserve(ledger, 1)
+    ledger.close()
+    with closing(sqlite3.connect(tmp_path / "ledger.sqlite")) as db, db:
+        db.execute("ALTER TABLE jobs DROP COLUMN members")
+    again = Ledger(tmp_path / "ledger.sqlite")
+    assert [job.task for job in again.jobs_of("r" * 32)] == [task(1)]
+    assert reserve(again, 2) is None
+    again.close()
