@@ -153,8 +153,8 @@ class Story:
         privacy = self.options.privacy
         if privacy is not None and members < FEW:
             self.say("for two institutions a sum protects nothing against each other: the centre sees each update")
-            return None
-        if privacy is None:
+            privacy = None if privacy.epsilon is None else Privacy(epsilon=privacy.epsilon)
+        elif privacy is None:
             self.say("--plain: the centre sees each institution's update")
         elif privacy.sum == "ckks":
             self.say("encrypted: the centre adds what it cannot read, and an institution decrypts the sum of all")

@@ -33,6 +33,8 @@ def check_excluded(plan: PlanText) -> None:
         raise _no("a weight by quality is checked against the others", 'by = "interactions" or "users"')
     if plan.schedule.get("name") == "buffered":
         raise _no("asynchronous rounds merge updates one by one", "the schedule quorum")
+    if plan.stop.get("patience"):
+        raise _no("a stop by validation looks at each institution's figure", "a stop by the norm of the step")
     if plan.local.get("scaffold"):
         raise _no("SCAFFOLD's control variates are per site", "proximal local epochs")
     if plan.local and name in ("sum", "gradient-sum"):

@@ -86,9 +86,11 @@ def contributions(run: Run) -> pd.DataFrame:
     """
     import pandas as pd
 
-    exact = run.plan.built.aggregator_default == "sum" and run.plan.spec.rounds == 1
+    seen = run.plan.spec.protects.sum == "plain"
+    exact = seen and run.plan.built.aggregator_default == "sum" and run.plan.spec.rounds == 1
     if not exact and not run.federation.simulated:
-        raise WrongInput("only statistics can be taken out of a model again: rehearse this plan in fedrec.simulate")
+        what = "only statistics that the centre has seen" if seen else "no part of a sum that nobody has seen"
+        raise WrongInput(f"{what} can be taken out of a model again: rehearse this plan in fedrec.simulate")
     if exact and run.plan.validate <= len(run.sites):
         raise WrongInput(f"this needs validate={len(run.sites) + 1} in the plan, one more than institutions")
     whole, rows = run.validate(), []
