@@ -271,6 +271,8 @@ class Jobs:
             answer, status = refusal.answer(), "refused"
         if not (status == "refused" and answer["code"] in ("jail.stopped", "permit.paused") and self._may_go_on(row)):
             outcome = "done" if status == "done" else answer["code"]
+            if cost := site.ledger.spent(job=job):  # booked is spent, also where nothing left
+                detail["cost"] = cost
             if self._said.get(job) != _said(outcome, detail):  # else a crash came between the log and the ledger
                 self._event(row, task, outcome, detail, of=self._intents.get(job))
                 self._said[job] = _said(outcome, detail)

@@ -101,7 +101,7 @@ def perform(
             cost = _booked(site, job)
             data = json.dumps(noised_sums(numbers, cost)).encode()
             numbers = json.loads(once(kept_noise(site.state, job), data))
-            detail.update(cost=cost, sha256=numbers_sha256(numbers))
+            detail.update(sha256=numbers_sha256(numbers))
             keep_base(site, row, task)
             return {"status": "done", "numbers": numbers, "cost": cost}
         if task.kind == "evaluate":
@@ -157,7 +157,6 @@ def _release(
     update = update_of(plan, limits, store, task.protocol, *found, noise, _protection(site, plan, row, task))
     if noise is not None:
         update = replace(update, data=once(kept_noise(site.state, job), update.data))
-        detail["cost"] = cost
     if update.thin_items is not None:
         detail["thin_items"] = update.thin_items
     if (folder / "state").stat().st_size > site.config.limits.state_mb * 10**6:

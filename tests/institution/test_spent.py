@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
@@ -14,8 +16,9 @@ from fedrec.exchange.accountant import epsilon_of
 from fedrec.exchange.budget import cost_of_plan, cost_of_task
 from fedrec.exchange.plan import Tensor
 from fedrec.exchange.wire import decode
-from fedrec.institution import audit
+from fedrec.institution import audit, one_job
 from fedrec.institution.decisions import Decisions
+from fedrec.institution.evidence.reconcile import reconcile
 from fedrec.institution.evidence.replay import replay
 from fedrec.institution.jobs import Jobs
 from fedrec.institution.limits import check_limits
@@ -36,6 +39,10 @@ def noisy(epsilon=4.0, name="noisy", **asks):
     plan = recipe("popularity", {"clip": 1.0}, name=name, **asks)
     privacy = {"sum": "plain", "epsilon": float(epsilon), "delta": 1e-5}
     return replace(plan, leaves={"counts": Tensor.parse("float64 items")}, privacy=privacy)
+
+
+def refusing(*_):
+    raise Refused("guard.norm", "the norm is too large", "Send less")
 
 
 def released(site, row, passport):
@@ -97,6 +104,22 @@ def test_a_round_asked_for_twice_is_refused_once_the_permits_epsilon_is_spent(si
         site.ledger.reserve(keys[2].key(row.id), row.id, keys[2], site.now(), site.here, most // 2)
     assert caught.value.code == "ledger.epsilon"
     assert site.ledger.used(row.id) == {"train": 2}
+
+
+@pytest.mark.parametrize("nothing_leaves", [False, True])
+@pytest.mark.parametrize(
+    "change", ["", "DELETE FROM spent", "UPDATE spent SET cost=cost-1", "INSERT INTO spent VALUES ('x', 'y', 1, '')"]
+)
+def test_a_budget_that_was_changed_is_found_beside_the_log(site, jobs, change, nothing_leaves, monkeypatch):
+    row = approved(site, noisy())
+    if nothing_leaves:
+        monkeypatch.setattr(one_job, "update_of", refusing)
+    done = ended(site, jobs, row, task(sent(site, row, BEGIN)))
+    assert done["status"] == ("refused" if nothing_leaves else "done")
+    assert site.ledger.spent() > 0
+    with closing(sqlite3.connect(site.folder / "state" / "ledger.sqlite")) as db, db:
+        db.executescript(change)
+    assert bool([one for one in reconcile(site.folder) if one.where == "budget"]) is bool(change)
 
 
 def test_a_crash_between_booking_and_release_spends_once_and_releases_once(site, jail):

@@ -34,7 +34,7 @@ class Finding:
 
     Args:
         kind: "act without event", "event without act", "differs", or "unknown": nobody can say whether it was done.
-        where: accounts, requests, decisions, permits, tasks, pause, pysyft, updates, models or acts.
+        where: accounts, requests, decisions, permits, tasks, budget, pause, pysyft, updates, models or acts.
     """
 
     kind: str
@@ -60,6 +60,7 @@ class _Logged:
     reason: dict[str, str] = field(default_factory=dict)  # by request: SHA-256 of the last decision's
     permit: dict[str, str] = field(default_factory=dict)
     tasks: dict[tuple[Any, ...], set[tuple[str, str]]] = field(default_factory=dict)  # → (outcome, sha256)
+    costs: dict[str, int] = field(default_factory=dict)  # by job that ended: what its noisy release was booked with
     begun: set[tuple[Any, ...]] = field(default_factory=set)
     paused: bool = False
     served: str = ""
@@ -106,6 +107,8 @@ class _Logged:
         if act in TASKS:
             left = str(event["detail"].get("sha256", "")) if outcome == "done" else ""  # else nothing left the site
             self.tasks.setdefault(_task_key(event), set()).add((outcome, left))
+            if cost := event["detail"].get("cost"):
+                self.costs[str(event["detail"]["job"])] = int(str(cost))
         if act in ("deny", "revoke") and outcome in ("done", "site.error"):  # the site did, even if PySyft did not
             self.decision[request] = "denied" if act == "deny" else "revoked"
             self.reason[request] = str(event["detail"].get("reason", ""))
@@ -156,7 +159,7 @@ def reconcile(folder: Path) -> list[Finding]:
     for event in events_of(folder):
         log.take(event)
     with closing(database(folder / "state" / "ledger.sqlite")) as db:
-        found = [*_accounts(db, log), *_requests(db, log), *_tasks(db, log)]
+        found = [*_accounts(db, log), *_requests(db, log), *_tasks(db, log), *_budget(db, log)]
         found += [*_pause(db, log), *_pysyft(folder / "state", db)]
     found += [*_updates(folder / "state", log), *_models(folder / "state", log), *log.findings]
     return sorted(found)
@@ -244,6 +247,20 @@ def _tasks(db: sqlite3.Connection, log: _Logged) -> Iterator[Finding]:
         for one in sorted(outcomes - kept.get(task, set())):
             if one[0] == "done":  # a refusal may come before anything was reserved
                 yield Finding("event without act", "tasks", f"{_named(task)}: done {one[1][:16]}".rstrip())
+
+
+def _budget(db: sqlite3.Connection, log: _Logged) -> Iterator[Finding]:
+    """What noisy releases cost: who takes rows out of this table may ask for more than an epsilon allows."""
+    task = "jobs.request, kind, run, round, protocol, base"
+    sql = f"SELECT spent.job, cost, status, {task} FROM spent LEFT JOIN jobs ON key = spent.job"
+    kept: dict[str, int] = {}
+    for job, cost, status, *key in db.execute(sql):
+        if status == "running" or tuple(key) in log.ended:  # its outcome is not written yet, or was not
+            log.costs.pop(job, None)
+        else:
+            kept[job] = cost
+    for job in sorted(kept.keys() | log.costs.keys()):
+        yield from _compared("budget", f"job {job[:16]}", kept.get(job), log.costs.get(job))
 
 
 def _outcome(status: str, answer: dict[str, Any]) -> tuple[str, str]:
