@@ -15,6 +15,7 @@ from fedrec.errors import FedrecError
 _HOME = {  # command → module below fedrec.cli; a command's libraries load when it is used
     "audit": "audit",
     "benchmark": "benchmark",
+    "catalogue": "catalogue",
     "data": "data",
     "demo": "demo",
     "evaluate": "evaluate",

@@ -136,6 +136,7 @@ class SiteConfig(TomlFile):
     data: Inside = "data/ratings.csv"  # .csv, .tsv or .parquet; not read when [source] is given
     user_data: Inside | None = None  # one row a user, for [features.user]; None = columns of the rows
     item_data: Inside | None = None  # one row an item, for [features.item]; None = columns of the catalogue
+    item_ids: Inside | None = None  # own id, shared id; as fedrec catalogue align writes it
     consortium: Relative = "../consortium.toml"
     source: Source | None = None  # a database instead of the file
     limits: Limits = Limits()

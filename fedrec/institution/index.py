@@ -27,6 +27,7 @@ class Rules:
         positive_from: rows rated lower are left out, after duplicates are resolved; None = all stay.
         users_min, items_min: rows that a user, or an item, needs to stay (k-core).
         forgotten: ids of users who stay out.
+        shared: catalogue id by own item id; rows of other items are left out. None = own ids are the catalogue's.
         values: allowed texts by column; a row with another one is rejected.
     """
 
@@ -43,6 +44,7 @@ class Rules:
     items_min: int = 1
     values: Mapping[str, Sequence[str]] = field(default_factory=dict)
     forgotten: Container[str] = ()
+    shared: Mapping[str, str] | None = None
 
 
 class Indexed(NamedTuple):
@@ -106,8 +108,10 @@ def index_columns(table: Mapping[str, Column], catalogue: Sequence[str], rules: 
     place_of = {name: place for place, name in enumerate(catalogue)}
     users, user_names = ids(table[rules.user])
     items, item_names = ids(table[rules.item])
-    lookup = np.array([place_of.get(name, -1) for name in item_names] + [-1], dtype=np.int64)  # [-1] is "no id"
+    called = item_names if rules.shared is None else [rules.shared.get(name, "") for name in item_names]
+    lookup = np.array([place_of.get(name, -1) for name in called] + [-1], dtype=np.int64)  # [-1] is "no id"
     index = lookup[items]
+    apart = (items >= 0) & (index < 0) & (rules.shared is not None)
     n = len(users)
     value = np.ones(n) if rules.rating is None else numbers(table[rules.rating])
     low, high = (-np.inf, np.inf) if rules.scale is None else rules.scale
@@ -115,7 +119,7 @@ def index_columns(table: Mapping[str, Column], catalogue: Sequence[str], rules: 
         narrow = value.astype(np.float32) + np.float32(0.0)  # -0.0 becomes 0.0
     when = None if rules.time is None else seconds(table[rules.time], rules.unit, rules.zone)
 
-    wrong = {"user": users < 0, "item": items < 0, "unknown_item": index < 0}
+    wrong = {"user": users < 0, "item": items < 0, "unknown_item": (index < 0) & ~apart}
     wrong["rating"] = ~(np.isfinite(narrow) & (value >= low) & (value <= high))
     wrong["time"] = np.zeros(n, dtype=bool) if when is None else when < 0
     if rules.values:
@@ -128,7 +132,8 @@ def index_columns(table: Mapping[str, Column], catalogue: Sequence[str], rules: 
         kept &= ~bad
 
     out = np.array([name in rules.forgotten for name in user_names] + [False])[users] & kept
-    place = np.flatnonzero(kept & ~out)
+    apart &= kept & ~out
+    place = np.flatnonzero(kept & ~out & ~apart)
     if when is None:
         order = place[np.lexsort((place, users[place]))]
     else:
@@ -137,6 +142,8 @@ def index_columns(table: Mapping[str, Column], catalogue: Sequence[str], rules: 
     stays, conflicts = _without_duplicates(pair, narrow[order], rules.on_duplicate)
     duplicates = len(order) - len(stays)
     order, filtered = order[stays], {"forgotten": int(out.sum())} if out.any() else {}
+    if apart.any():
+        filtered["not_shared"] = int(apart.sum())
     if rules.positive_from is not None:
         liked = order[value[order] >= rules.positive_from]
         order, filtered["not_positive"] = liked, len(order) - len(liked)

@@ -24,7 +24,7 @@ from fedrec.core.interactions import Interactions
 from fedrec.core.params import Array
 from fedrec.errors import DataError, FedrecError
 from fedrec.exchange.wire import decode
-from fedrec.institution import features, quality, sources, store
+from fedrec.institution import features, quality, shared_items, sources, store
 from fedrec.institution.columns import gaps
 from fedrec.institution.forgotten import Forgotten
 from fedrec.institution.index import Filled, Indexed, Rules, index_columns, index_frame
@@ -110,18 +110,29 @@ def take_in_folder(folder: Path) -> IntakeReport:
     site, schema = SiteConfig.load(folder / "site.toml"), SchemaConfig.load(folder / "schema.toml")
     consortium = ConsortiumConfig.load(site.consortium_path)
     catalogue = consortium.item_ids()
-    return take_in_tables(sources.read(site, schema, consortium), schema, catalogue, folder / "state")
+    shared = None if site.item_ids is None else shared_items.read(folder / site.item_ids)
+    tables = sources.read(site, schema, consortium, shared)
+    return take_in_tables(tables, schema, catalogue, folder / "state", shared)
 
 
-def take_in_tables(tables: Tables, schema: SchemaConfig, catalogue: Sequence[str], state: Path) -> IntakeReport:
+def take_in_tables(
+    tables: Tables,
+    schema: SchemaConfig,
+    catalogue: Sequence[str],
+    state: Path,
+    shared: Mapping[str, str] | None = None,
+) -> IntakeReport:
     """Keep what the schema allows, and make it the current version of the store.
+
+    Args:
+        shared: catalogue id by own item id, where they differ.
 
     Raises:
         DataError: too large a share of the rows is rejected, or none is left; the store then stays as it was.
     """
     total = tables.rows.num_rows
     done = index_columns(
-        {name: tables.rows[name] for name in tables.rows.column_names}, catalogue, _rules(schema, state)
+        {name: tables.rows[name] for name in tables.rows.column_names}, catalogue, _rules(schema, state, shared)
     )
     rows, lost = done.rows, sum(done.rejected.values())
     if lost > schema.max_rejected * total:
@@ -166,7 +177,7 @@ def take_in_tables(tables: Tables, schema: SchemaConfig, catalogue: Sequence[str
     return report
 
 
-def _rules(schema: SchemaConfig, state: Path) -> Rules:
+def _rules(schema: SchemaConfig, state: Path, shared: Mapping[str, str] | None) -> Rules:
     columns, scale = schema.columns, schema.rating
     return Rules(
         user=columns.user,
@@ -182,6 +193,7 @@ def _rules(schema: SchemaConfig, state: Path) -> Rules:
         items_min=schema.filter.items_min,
         values=schema.values,
         forgotten=Forgotten(state),
+        shared=shared,
     )
 
 

@@ -10,7 +10,7 @@ import decimal
 import os
 import sqlite3
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from pyarrow import parquet
 
 from fedrec.config import ConsortiumConfig, SchemaConfig, SiteConfig
 from fedrec.errors import DataError
+from fedrec.institution.shared_items import renamed
 from fedrec.institution.table import read_arrow
 
 if TYPE_CHECKING:
@@ -42,8 +43,10 @@ class Tables:
     items: pa.Table | None = None
 
 
-def read(site: SiteConfig, schema: SchemaConfig, consortium: ConsortiumConfig) -> Tables:
-    """Every table that the schema needs, from where site.toml says.
+def read(
+    site: SiteConfig, schema: SchemaConfig, consortium: ConsortiumConfig, shared: Mapping[str, str] | None = None
+) -> Tables:
+    """Every table that the schema needs, from where site.toml says; own tables of items with the shared ids.
 
     Raises:
         DataError: a file outside the institution's folder, or that cannot be read; a query that fails or writes.
@@ -73,6 +76,9 @@ def read(site: SiteConfig, schema: SchemaConfig, consortium: ConsortiumConfig) -
             items = read_file(_inside(site.folder / site.item_data, site.folder), [item, *of_item])
         else:  # the catalogue's first column is always called item
             items = read_file(consortium.catalogue_path, ["item", *of_item]).rename_columns([item, *of_item])
+    own = site.item_data is not None if site.source is None else site.source.item_query is not None
+    if items is not None and own and shared is not None:
+        items = renamed(items, item, shared)
     return Tables(name, rows, users, items)
 
 
