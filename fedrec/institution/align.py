@@ -12,6 +12,7 @@ has the same one at all. What the protocol hides, and from whom: exchange/psi.py
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import os
 import re
@@ -49,11 +50,12 @@ def begin(folder: Path, other: str, items: Path, column: str, out: Path) -> dict
     if other == party.name or other not in party.members:
         raise WrongInput(f"{other}: no other member of the consortium has that name")
     own, session = _own(folder, items, column), secrets.token_hex(16)
-    order = sorted(own, key=lambda key: psi.shared_id(_secret(folder), key))  # a place tells nothing of the key
     with local_act(folder, "catalogue", "request", detail={"with": other, "keys": len(own)}):
+        whole = _secret(folder)
+        order = sorted(own, key=lambda key: psi.shared_id(whole, key))  # so that a place tells nothing of the key
         secret, request = psi.ask(order)
         data = seal(party, "request", other, session, "", {"request": _text(request)})
-        _keep(folder, session, {"with": other, "own": {key: own[key] for key in order}, "secret": _text(secret)})
+        _wait(folder, session, data, {"with": other, "own": {key: own[key] for key in order}, "secret": _text(secret)})
         return {"step": "request", "with": other, "keys": len(own), "file": _put(out, other, "request", data)}
 
 
@@ -103,7 +105,7 @@ def _answer(
     setup, response = psi.answer(sorted(own), request)
     body = {"setup": _text(setup), "response": _text(response)}
     data = seal(party, "response", opened.maker, opened.session, opened.sha256, body)
-    _keep(folder, opened.session, {"with": opened.maker, "own": own, "secret": ""})
+    _wait(folder, opened.session, data, {"with": opened.maker, "own": own, "secret": ""})
     written = _put(out, opened.maker, "response", data)
     return {"step": "response", "with": opened.maker, "keys": len(own), "asked": asked, "file": written}
 
@@ -186,7 +188,7 @@ def _waiting(folder: Path, opened: Opened, first: bool) -> dict[str, Any]:
     """What was kept for this answer, which is taken once."""
     path = _path(folder, opened.session)
     kept: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    if not kept or kept["with"] != opened.maker or bool(kept["secret"]) is not first:
+    if not kept or kept["with"] != opened.maker or kept["sent"] != opened.before or bool(kept["secret"]) is not first:
         raise _replay()
     return kept
 
@@ -200,6 +202,11 @@ def _secret(folder: Path) -> bytes:
     if not path.exists():
         _write(path, secrets.token_hex(32))
     return bytes.fromhex(json.loads(path.read_text()))
+
+
+def _wait(folder: Path, session: str, sent: bytes, kept: Mapping[str, Any]) -> None:
+    """Keep what is needed when the answer to the file `sent` comes."""
+    _keep(folder, session, {**kept, "sent": hashlib.sha256(sent).hexdigest()})
 
 
 def _keep(folder: Path, session: str, kept: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import stat
 
@@ -180,6 +181,33 @@ def test_the_answer_to_one_request_is_not_taken_for_another(folders, tmp_path):
     file = tmp_path / "swapped.json"
     file.write_bytes(seal(Party.of(folders["delphi"]), "response", "aurora", session, "", {}))
     assert code(take, folders, "aurora", file, tmp_path) == "align.replay"
+
+
+def test_an_answer_to_another_file_of_the_same_session_is_refused(folders, tmp_path):
+    """Borealis answers what aurora never sent; control: the same body as the answer to what it did send is taken."""
+    ask(folders, "borealis", tmp_path)
+    take(folders, "borealis", tmp_path / "borealis.request.json", tmp_path)
+    there, file = Party.of(folders["borealis"]), tmp_path / "swapped.json"
+    opened = unseal(Party.of(folders["aurora"]), (tmp_path / "aurora.response.json").read_bytes())
+    file.write_bytes(seal(there, "response", "aurora", opened.session, "00" * 32, opened.body))
+    assert code(take, folders, "aurora", file, tmp_path) == "align.replay"
+    file.write_bytes(seal(there, "response", "aurora", opened.session, opened.before, opened.body))
+    assert take(folders, "aurora", file, tmp_path)["common"] == 12
+
+
+@pytest.mark.parametrize("ids", [{"élan canary 001": "s" + "0" * 24}, {}, {"few": 1}, 7], ids=repr)
+def test_a_result_with_keys_that_are_not_its_own_or_ids_of_another_form_maps_nothing(folders, tmp_path, ids):
+    ask(folders, "borealis", tmp_path)
+    take(folders, "borealis", tmp_path / "borealis.request.json", tmp_path)
+    sent = (tmp_path / "aurora.response.json").read_bytes()
+    opened, file = unseal(Party.of(folders["aurora"]), sent), tmp_path / "result.json"
+    before = hashlib.sha256(sent).hexdigest()
+    file.write_bytes(seal(Party.of(folders["aurora"]), "result", "borealis", opened.session, before, {"ids": ids}))
+    if ids == {}:  # control: nothing in common is a result
+        assert take(folders, "borealis", file, tmp_path)["common"] == "fewer than 5"
+    else:
+        assert code(take, folders, "borealis", file, tmp_path) == "align.form"
+    assert not (folders["borealis"] / shared_items.NAME).exists()
 
 
 @pytest.mark.parametrize("defence", [True, False])
