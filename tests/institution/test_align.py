@@ -9,6 +9,7 @@ import stat
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from click.testing import CliRunner
 from nacl.signing import SigningKey
@@ -19,7 +20,7 @@ from fedrec.errors import Refused, WrongInput
 from fedrec.exchange import psi
 from fedrec.institution import align, audit, shared_items
 from fedrec.institution.align_files import Party, seal, unseal
-from fedrec.institution.intake import take_in_folder
+from fedrec.institution.intake import index_frame, take_in_folder
 from fedrec.institution.site import Keys
 from fedrec.institution.store import Store
 from fedrec.models import Ease
@@ -321,3 +322,29 @@ def test_the_command_does_all_steps(folders, tmp_path):
     assert "in common: 12" in run("aurora", "--take", tmp_path / "aurora.response.json")
     said = json.loads(run("borealis", "--take", tmp_path / "borealis.result.json", "--json", "-"))
     assert (said["step"], said["common"]) == ("done", 12)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "own,item\n", "item,own\na,b\n", "own,item\na,b\na,c\n", "own,item\na\n", "own,item\n,b\n"]
+)
+def test_a_mapping_that_is_broken_is_wrong_input(tmp_path, text):
+    path = tmp_path / "shared_items.csv"
+    path.write_text(text)
+    with pytest.raises(WrongInput, match=r"shared_items\.csv"):
+        shared_items.read(path)
+    path.write_text("own,item\n a ,x\nb,x\n")  # control; two own ids may be one shared
+    assert shared_items.read(path) == {"a": "x", "b": "x"}
+
+
+def test_an_own_table_of_items_is_renamed_and_an_item_that_is_not_shared_has_no_id():
+    table = pa.table({"item": ["a ", "b", None], "genre": ["x", "y", "z"]})
+    assert shared_items.renamed(table, "item", {"a": "s1"}).to_pydict() == {
+        "item": ["s1", None, None],
+        "genre": ["x", "y", "z"],
+    }
+
+
+def test_an_own_id_that_looks_like_a_shared_one_of_another_item_is_not_taken_for_it():
+    frame = pd.DataFrame({"user": ["u", "u"], "item": ["s1", "a"], "rating": [1, 2], "timestamp": [1, 2]})
+    for shared, kept in [({"a": "s1"}, [2]), (None, [1])]:  # control: without a mapping it is the catalogue's
+        assert index_frame(frame, ["s1"], shared=shared).rows.rating.tolist() == kept
