@@ -79,7 +79,7 @@ def perform(
         return local.begin(made) if local else made, stays
 
     if kind == "train":
-        trained = work.train(model, rows, protocol, base, own, plan.seed, local, plan.measures)
+        trained = work.train(model, rows, protocol, base, own, plan.seed, local, plan.measures, least_most)
         leaves, stays = trained.contribution.tensors, trained.private.tensors
         return Done(leaves, stays, trained.rows, trained.users, measures=trained.measures)
     if kind == "evaluate":
