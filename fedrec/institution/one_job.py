@@ -41,6 +41,7 @@ from fedrec.institution.task_files import (
     scale_of,
     state_path,
 )
+from fedrec.institution.told import check_cells
 from fedrec.institution.trouble import check_room
 from fedrec.models import from_plan
 
@@ -78,6 +79,7 @@ def perform(
     exact = task.kind == "train" and plan.protects.epsilon is None
     if exact:
         check_apart(site, store)
+        check_cells(plan, site.config.limits, store, task.protocol)
     folder = site.state / "jobs" / job
     shutil.rmtree(folder, ignore_errors=True)
     check_room(site.state, site.config.limits.megabytes)
