@@ -120,8 +120,8 @@ def _beside(model: Model, rows: Interactions, compare: Callable[[], Compared]) -
         found = compare()
         lists = work.top_items(model, rows, found.own, found.private, min(LIST_LENGTH, rows.n_items))
     except Exception as error:  # the lists that were asked for are there
-        word = error.word if isinstance(error, Uncompared) else "memory" if isinstance(error, MemoryError) else "code"
-        if word == "code" and model.name != "own":
+        word = error.word if isinstance(error, Uncompared) else "memory" if isinstance(error, MemoryError) else "own"
+        if word == "own" and model.name != "own":
             raise
         return {WHY: np.array([NAMES.index(word)])}
     own = {f"{OWN}{name}": array for name, array in found.own.tensors.items()} | {f"{OWN}lists": lists}

@@ -15,7 +15,7 @@ WORDS = {
     "few": "too few users have a row to judge by",
     "time": "it would have taken more than its part of a job's time",
     "memory": "it would have taken more memory than a job has",
-    "code": "the plan's code failed on it",
+    "own": "the plan's code failed on it",
 }
 NAMES = tuple(WORDS)
 

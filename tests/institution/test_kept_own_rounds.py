@@ -156,7 +156,7 @@ def test_own_code_that_fails_alone_leaves_the_lists_and_the_owner_reads_why():
     states = [perform(each, "publish", "p1", OURS, start.tensors, private.tensors).state for each in (plan.spec, spec)]
     np.testing.assert_array_equal(states[0]["lists"], states[1]["lists"])
     assert ["why" in state for state in states] == [False, True]
-    assert NAMES[states[1]["why"][0]] == "code"
+    assert NAMES[states[1]["why"][0]] == "own"
 
 
 def test_a_site_serves_its_own_users_by_what_it_kept_and_says_what_was_compared(site, jail):
