@@ -184,6 +184,16 @@ def test_item_cf_cuts_the_neighbours_after_the_sum_by_hand():
     np.testing.assert_allclose(shared["weights"][:, 0], [0.70710678, 0.70710678, 0.5], rtol=1e-6)
 
 
+def test_item_cf_trusts_pairs_of_few_users_less_by_hand():
+    """As above with shrinkage 2: .7071 x 2/4 = .3536 and .5 x 1/3 = .1667; the control, 0, leaves them."""
+    merged = SharedParams({"gram": np.array([[4, 2, 1], [2, 2, 0], [1, 0, 1]], dtype=np.float32)})
+    model = models.ItemCF(neighbours=1, exponent=0.5, shrinkage=2.0)
+    shared = model.finish(model.init(3, 0), merged)
+    np.testing.assert_allclose(shared["weights"][:, 0], [0.35355339, 0.35355339, 0.16666667], rtol=1e-6)
+    plain = models.ItemCF(neighbours=1, exponent=0.5).finish(model.init(3, 0), merged)
+    np.testing.assert_allclose(plain["weights"][:, 0], [0.70710678, 0.70710678, 0.5], rtol=1e-6)
+
+
 def test_user_vectors_start_at_zero_and_item_vectors_come_from_the_seed():
     model = models.MF(factors=64)
     start = model.init(5000, 3)["items"]
