@@ -43,6 +43,7 @@ from fedrec.institution.task_files import (
 )
 from fedrec.institution.told import check_cells
 from fedrec.institution.trouble import check_room
+from fedrec.institution.uncompared import told
 from fedrec.models import from_plan
 
 MAX_LOG = 10**6  # bytes that stay of what a job printed
@@ -115,6 +116,8 @@ def perform(
             Published(site.state).install(row, task, shared, made, store, permit["id"], site.now())
             if plan.protects.epsilon is None:  # else it would tell, in the scientist's own events
                 detail.update(serves="own" if made.own else "shared", compared=made.ndcg is not None)
+                detail.update({"not_compared": made.why} if made.why else {})
+            return {"status": "done", "numbers": numbers, **told(plan, scale_of(site.folder, plan) is not None)}
         return {"status": "done", "numbers": numbers}
     finally:
         shutil.rmtree(folder, ignore_errors=True)

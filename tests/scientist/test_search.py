@@ -19,7 +19,7 @@ from fedrec.institution.permit import Task, evaluations_of, reservable
 from fedrec.simulation import SimulatedFederation
 
 EASE = fedrec.Plan(model=models.Ease(l2=20.0), train=("p1",))
-OTHER = {"l2": 7.0, "exponent": 0.2, "neighbours": 3, "from_exponent": 0.1, "to_exponent": 0.9}
+OTHER = {"l2": 7.0, "exponent": 0.2, "neighbours": 3, "shrinkage": 5.0, "from_exponent": 0.1, "to_exponent": 0.9}
 STATISTICS = [models.Ease(), models.ItemCF(), models.Sequential(), models.Default()]
 
 
