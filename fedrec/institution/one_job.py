@@ -116,7 +116,6 @@ def perform(
             Published(site.state).install(row, task, shared, made, store, permit["id"], site.now())
             if plan.protects.epsilon is None:  # else it would tell, in the scientist's own events
                 detail.update(serves="own" if made.own else "shared", compared=made.ndcg is not None)
-                detail.update({"not_compared": made.why} if made.why else {})
             return {"status": "done", "numbers": numbers, **told(plan, scale_of(site.folder, plan) is not None)}
         return {"status": "done", "numbers": numbers}
     finally:

@@ -120,7 +120,8 @@ def _beside(model: Model, rows: Interactions, compare: Callable[[], Compared]) -
         found = compare()
         lists = work.top_items(model, rows, found.own, found.private, min(LIST_LENGTH, rows.n_items))
     except Exception as error:  # the lists that were asked for are there
-        word = error.word if isinstance(error, Uncompared) else "memory" if isinstance(error, MemoryError) else "own"
+        full = isinstance(error, MemoryError) or "allocate memory" in str(error)  # torch's is a RuntimeError
+        word = error.word if isinstance(error, Uncompared) else "memory" if full else "own"
         if word == "own" and model.name != "own":
             raise
         return {WHY: np.array([NAMES.index(word)])}

@@ -263,7 +263,7 @@ def test_a_plan_above_the_sites_limits_is_refused_at_submission_and_at_approval(
 @pytest.mark.parametrize("privacy", [None, Privacy("secure")], ids=["plain", "secure sum"])
 def test_too_large_an_update_of_a_hundred_thousand_items_is_refused_with_models_that_are_not(tmp_path, privacy):
     """Of the site's own default, 64 MB. Control: what the refusal names is accepted."""
-    site = make_site(tmp_path)
+    site = make_site(tmp_path, "megabytes = 64\n")
     wide = fedrec.Plan(model=models.IALS(), privacy=privacy).spec
     with pytest.raises(Refused, match=r"with 100000 items these fit: ials with block=8, mf$"):
         check_limits(wide, site.config, 100_000)

@@ -1,4 +1,4 @@
-"""At publishing: an institution whose users the shared model serves worse keeps its own model; nobody outside is told."""
+"""At publishing: an institution whose users the shared model serves worse keeps its own model; no answer says so."""
 
 from __future__ import annotations
 
@@ -180,6 +180,9 @@ def test_the_scientist_is_told_where_the_plan_decides_that_nothing_is_compared_a
     jobs.close()
     assert answers["features"]["not_compared"] == "a model of this kind recommends nothing"
     assert "not_compared" not in answers["popularity"]  # six users: only the owner reads that they are too few
+    found = [e["detail"] for e in audit.read(site.audit.path) if (e["act"], e["outcome"]) == ("publish", "done")]
+    assert all("few" not in json.dumps(detail) and detail["compared"] is False for detail in found)
+    assert len(found) == 2
     assert said_of(Published(site.state).current()).startswith("not compared with an own one: too few users")
     assert told(fedrec.Plan(model=models.MFExplicit()).spec, False) == {"not_compared": WORDS["scale"]}
     assert told(fedrec.Plan(model=models.MFExplicit()).spec, True) == {}

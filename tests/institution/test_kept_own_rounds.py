@@ -139,10 +139,24 @@ def test_yes_and_no_outcomes_are_compared_by_log_loss_of_held_out_users(protocol
     assert said_of(facts) == "validation log-loss: shared 1.2500, own 0.5000"
 
 
+MORE = """    def fit_site(self, rows, shared, private):
+        {}
+"""
 ALONE = """    def fit_site(self, rows, shared, private):
         if not private:
             raise ValueError("it begins anew")
 """
+
+
+@pytest.mark.parametrize("asked", ["np.zeros(10**15)", "torch.zeros(10**15)"])
+def test_a_comparison_without_memory_is_left_and_the_owner_reads_why(asked):
+    plan = fedrec.Plan(code=MyFactors, rounds=3, train=("p1",))
+    text = inspect.getsource(MyFactors).replace("    def fit_site(self, rows, shared, private):\n", MORE.format(asked))
+    spec = replace(plan.spec, model={**plan.spec.model, "code": text})
+    start = plan.built.init(40, 0)
+    private = plan.built.fit_site(OURS, start, PrivateParams({}))[1]
+    state = perform(spec, "publish", "p1", OURS, start.tensors, private.tensors).state
+    assert NAMES[state["why"][0]] == "memory"
 
 
 def test_own_code_that_fails_alone_leaves_the_lists_and_the_owner_reads_why():
