@@ -11,7 +11,10 @@ from privacy import sites_of
 
 from fedrec.core.interactions import Interactions
 from fedrec.exchange.accountant import calibrated
-from fedrec.institution import leak
+from fedrec.exchange.privacy import Privacy
+from fedrec.institution import leak, told
+from fedrec.models import MF
+from fedrec.scientist.plan import Plan
 from fedrec.simulation import SimulatedFederation, pooled
 
 DELTA = 1e-5
@@ -58,6 +61,19 @@ def main() -> None:
         found, true = leak.touched(noised, popularity > 0)
         print(f"  at epsilon {epsilon:g}: {found:.0%}, of those shown true: {true:.0%}")
     print(f"  shown at random, true: {(popularity > 0).mean():.0%}")
+    _gradients(own)
+
+
+def _gradients(own: Interactions) -> None:
+    """The first update of mf, told from the one without a person; noise is that of one of its 25 rounds."""
+    told.DRAWS = 20
+    for epsilon in (None, *SIGMA):
+        privacy = Privacy("plain", epsilon=epsilon) if epsilon else None
+        plan = Plan(model=MF(clip=1.0), train=("p1",), privacy=privacy).spec
+        found = told.told(plan, own, seconds=float("inf"))
+        assert found is not None
+        share = f"{found.true} of {found.shown} items shown are true"
+        print(f"mf, epsilon {epsilon}: right in {found.right} of {found.tries} tries; {share}")
 
 
 def _parts() -> tuple[Interactions, Interactions]:

@@ -1,10 +1,11 @@
 """How fast fits are beside others' code, in one run: EASE beside bare numpy, iALS and BPR beside `implicit`.
 
-python benchmarks/speed.py [--movies DIR] [--repeats N] [--json FILE]
+python benchmarks/speed.py [--movies DIR] [--repeats N] [--wide] [--json FILE]
 
 All rows of ML-100K at one institution, one thread each, the best of N. DIR holds ratings.csv and items.csv as
 `fedrec data get ml-100k DIR` writes them; without it they are fetched. `implicit` is no dependency of fedrec:
 `pip install --no-deps implicit==0.7.3`, in a virtual environment that may be thrown away; without it its rows say so.
+--wide measures, in place of these, rounds of `ials` and `mf` with 100,000 items and 5,000 users who touched forty each.
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import resource
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +32,7 @@ from fedrec.models.base import Model
 
 Row = dict[str, Any]
 NONE = PrivateParams({})
+WIDE: list[tuple[str, Row]] = [("ials", {}), ("ials", {"block": 8}), ("ials", {"factors": 16}), ("mf", {})]
 
 
 def best(repeats: int, *tasks: Callable[[], object]) -> list[float]:
@@ -101,12 +106,44 @@ def compare(rows: Interactions, repeats: int) -> list[Row]:
     return found
 
 
+def wide(name: str, settings: dict[str, Any]) -> Row:
+    """One institution's part of a round and the centre's, of 100,000 items; in a process that does nothing else."""
+    rng = np.random.default_rng(0)
+    user = np.repeat(np.arange(5000, dtype=np.int32), 40)
+    item = (100_000 * rng.random(len(user)) ** 3).astype(np.int32)  # a few are touched by many
+    rows = Interactions(user, item, np.ones(len(user), np.float32), np.arange(len(user)), 5000, 100_000)
+    model = models.create(name, settings)
+    start, before = model.init(rows.n_items, 0), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with one_thread():
+        began = time.perf_counter()
+        made, _ = model.fit_site(rows, start, NONE)
+        fitted = time.perf_counter()
+        model.finish(start, made)
+    ended, most = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    size = sum(array.nbytes for array in made.tensors.values())
+    return {
+        "what": f"{name} {settings or ''}", "fit_s": fitted - began, "finish_s": ended - fitted,
+        "update_mb": size / 1e6, "memory_mb": (most - before) / 1e3,
+    }  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--movies", type=Path)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--wide", action="store_true")
     given = parser.parse_args()
+    if given.wide:
+        rows = []
+        for task in WIDE:
+            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
+                rows.append(fresh.submit(wide, *task).result())
+            print("{what:20} fit {fit_s:6.1f} s  finish {finish_s:5.1f} s".format(**rows[-1]), end="  ")
+            print("update {update_mb:6.1f} MB  memory {memory_mb:6.0f} MB".format(**rows[-1]), flush=True)
+        if given.json:
+            given.json.write_text(json.dumps(rows, indent=1))
+        return
     with one_thread():
         rows = compare(ratings(given.movies), given.repeats)
     for row in rows:

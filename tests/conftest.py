@@ -22,7 +22,14 @@ if TYPE_CHECKING:
     from fedrec.scientist.syft_client import SyftSite
 
 ROOT = Path(__file__).parents[1]
-LONG = {"test_demo", "test_notebooks", "test_canaries", "test_run_every", "test_demo_of_a_world"}
+LONG = {
+    "test_demo",
+    "test_notebooks",
+    "test_canaries",
+    "test_run_every",
+    "test_demo_of_a_world",
+    "test_demo_of_other_worlds",
+}
 
 
 def pytest_configure() -> None:

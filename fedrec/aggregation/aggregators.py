@@ -86,7 +86,7 @@ class WeightedMean(_Trusting):
 
     Args:
         by: what w_i counts: "interactions" (train rows), "users", "data-quality" (the score of the site's intake),
-            "model-quality" (NDCG@10 of its model on its own validation rows), or a product such as
+            "model-quality" (of its model on its own validation rows, see `Stop`), or a product such as
             "interactions*model-quality".
     """
 

@@ -210,7 +210,8 @@ class Stop:
     """When a run ends before its last round; each rule is off at 0.
 
     Args:
-        patience: rounds without a better validation NDCG@10; the best model so far is the run's model.
+        patience: rounds without a better model on validation rows (NDCG@10; of outcomes AUC; of ratings 1 - RMSE /
+            width of the scale); the best one so far is the run's model.
         gain: how much better counts, as a share of the best so far.
         step: ends below this L2 norm of the model's change in a round.
     """

@@ -6,7 +6,7 @@ import os
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,8 +14,11 @@ from fedrec.cli.output import emit, json_option
 from fedrec.cli.site import folder_argument
 from fedrec.errors import WrongInput
 
+if TYPE_CHECKING:
+    from fedrec.institution.told import Told
+
 id_argument = click.argument("request", metavar="ID")
-LOOKED_AT = 10**6  # rows of an institution of which X'X is looked at while its owner waits
+LOOKED_AT = 10**6  # rows of an institution on which a plan is tried while its owner waits
 ids_argument = click.argument("requests", metavar="ID...", nargs=-1, required=True)
 
 
@@ -60,8 +63,8 @@ def show(folder: Path, request: str, target: str | None) -> None:
     before = approved_before(row, [one for one, _ in _rows(folder)])
     with local_act(folder, "view", row.fingerprint, row.id):
         items, members = len(consortium.item_ids()), len(consortium.member)
-        thin = _thin(folder, row.plan)
-        shown = details(row, used, _now(), items, config.limits, before, members, _spent(folder), thin)
+        tried = _told(folder, row.plan)
+        shown = details(row, used, _now(), items, config.limits, before, members, _spent(folder), tried)
     emit(shown, target, text=text_of(shown))
 
 
@@ -145,21 +148,14 @@ def _rows(folder: Path) -> list[tuple[Any, dict[str, int]]]:
         ledger.close()
 
 
-def _thin(folder: Path, text: str) -> tuple[int, int] | None:
-    """Of a plan that releases X'X exactly: its cells that few of this institution's users stand behind, and all.
-
-    Of the rows that its first run trains on.
-    """
-    from fedrec.core.split import split
+def _told(folder: Path, text: str) -> Told | None:
+    """What a plan's update tells about this institution's users; None of very many rows."""
     from fedrec.exchange.plan import PlanText
-    from fedrec.institution.leak import thin_cells
-    from fedrec.institution.review import FEW
     from fedrec.institution.store import Store
+    from fedrec.institution.told import told
 
     plan, store = PlanText.parse(text), Store.open(folder / "state")
-    if "gram" not in plan.leaves or plan.protects.epsilon is not None or store.n_rows > LOOKED_AT:
-        return None
-    return thin_cells(split(store.rows(), plan.train[0], plan.seed).train, FEW)
+    return None if store.n_rows > LOOKED_AT else told(plan, store.rows())
 
 
 def _spent(folder: Path) -> int:

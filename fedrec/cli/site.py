@@ -162,6 +162,22 @@ def head(folder: Path, count: int, target: str | None) -> None:
     emit(facts, target, text="\n".join([f"data version {facts['version']}", *lines]))
 
 
+@site.command()
+@folder_argument
+@click.option("--epsilon", type=click.FloatRange(0.01, 20), required=True, help="What the noise may cost, booked once.")
+@json_option
+def mock(folder: Path, epsilon: float, target: str | None) -> None:
+    """Let DIR's mock be as uneven as its data: three marginals with noise, booked in the ledger like any release.
+
+    Without this command a mock is made from the schema alone. It is shown from the next start of the site on.
+    """
+    from fedrec.institution.mock_noise import draw
+
+    answer = draw(folder, epsilon)
+    done = f"booked epsilon {epsilon:g}" if answer["cost"] else "was drawn before, and costs nothing again"
+    emit(answer, target, text=f"{folder.name}: mock of data version {answer['data_version']}: {done}; start DIR again")
+
+
 @site.group()
 def users() -> None:
     """Accounts of a running site."""

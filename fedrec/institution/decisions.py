@@ -21,6 +21,7 @@ from fedrec.institution.limits import check_limits, ranges_of
 from fedrec.institution.permit import make
 from fedrec.institution.site import Site
 from fedrec.institution.spent import check_left
+from fedrec.institution.told import check_cells
 
 _SAYS = ("data_version", "not_before", "not_after", "hours")  # of a permit, in the event of its approval
 
@@ -39,10 +40,15 @@ class Decisions:
     def check_submission(self, account: Account, plan_text: str, plan: PlanText) -> None:
         """Raises: Refused for a plan above the site's limits, or one that this account sent before."""
         check_limits(plan, self._site.config, self._site.store.n_items)
+        self._check_cells(plan)
         if self._site.ledger.request_of(account.key, fingerprint(plan_text)) is not None:
             raise Refused(
                 "request.exists", "this very plan was submitted before", "Use that request, or change the plan"
             )
+
+    def _check_cells(self, plan: PlanText) -> None:
+        for protocol in plan.train:
+            check_cells(plan, self._site.config.limits, self._site.store, protocol)
 
     def submitted(self, account: Account, plan_text: str, plan: PlanText, request: str, code: str) -> None:
         """Record a request that PySyft has taken."""
@@ -81,6 +87,7 @@ class Decisions:
             raise Refused("gate.self", "nobody approves a request of his own", "Ask another owner or reviewer")
         plan = PlanText.parse(row.plan)
         check_limits(plan, site.config, site.store.n_items)
+        self._check_cells(plan)
         facts = make(
             plan,
             request=row.id,

@@ -17,8 +17,9 @@ from fedrec.core.params import Array, SharedParams
 from fedrec.errors import Refused
 from fedrec.exchange.plan import PlanText, Tensor
 from fedrec.exchange.wire import decode, encode
-from fedrec.institution.perform import LIST_LENGTH, OWN
+from fedrec.institution.perform import LIST_LENGTH, OWN, WHY
 from fedrec.institution.personal import BY_ROUNDS, STATISTICS
+from fedrec.institution.uncompared import NAMES
 
 MAX_MORE = 10**6  # bytes of a lists file beyond the arrays
 _NEXT = "Publish the model that this plan's rounds and aggregator gave"
@@ -56,17 +57,20 @@ class Made:
         lists: of the shared model, encoded.
         own: the institution's own model and its lists, encoded, where it is to be served instead.
         ndcg: of the shared model and of the own one on the institution's validation rows; None: not compared.
+        why: not, one of `uncompared.NAMES`.
     """
 
     lists: bytes
     own: tuple[bytes, bytes] | None = None
     ndcg: tuple[float, float] | None = None
+    why: str = ""
 
 
 def checked_made(plan: PlanText, file: Path, n_users: int, n_items: int) -> Made:
     """The lists that a job wrote: item numbers for every user, -1 at the end where there are no more.
 
-    A built-in model may come with the institution's own, see `personal.compared`; own code with lists only.
+    They may come with the institution's own model, see `personal.compared`. That of own code is what that code says:
+    it served the lists that it wanted before, too.
 
     Raises:
         Refused: `guard.bytes`, `guard.name`, `guard.dtype`, `guard.shape` or `guard.numbers`.
@@ -79,10 +83,11 @@ def checked_made(plan: PlanText, file: Path, n_users: int, n_items: int) -> Made
         raise Refused("guard.bytes", "the lists are larger than lists for these users can be", _OWN)
     found = decode(file.read_bytes())
     ndcg = found.pop("ndcg") if beside and "ndcg" in found else None
+    why = _word(found.pop(WHY)) if WHY in found else ""
     own = {name.removeprefix(OWN): found.pop(name) for name in list(found) if beside and name.startswith(OWN)}
     lists = _checked_lists(found, n_users, n_items)
     if ndcg is None:
-        return Made(lists)
+        return Made(lists, why=why)
     if ndcg.shape != (2,) or ndcg.dtype != np.float64 or not ((ndcg >= 0) & (ndcg <= 1)).all():
         raise Refused("guard.numbers", "what was compared are no two shares", _OWN)
     scores = (float(ndcg[0]), float(ndcg[1]))
@@ -92,6 +97,12 @@ def checked_made(plan: PlanText, file: Path, n_users: int, n_items: int) -> Made
     shared = encode(own)
     check_model(plan, n_items, shared)
     return Made(lists, (shared, _checked_lists(mine, n_users, n_items)), scores)
+
+
+def _word(why: Array) -> str:
+    if why.shape != (1,) or why.dtype.kind != "i" or not 0 <= int(why[0]) < len(NAMES):
+        raise Refused("guard.numbers", "why nothing was compared is no reason", _OWN)
+    return NAMES[int(why[0])]
 
 
 def _checked_lists(found: Mapping[str, Array], n_users: int, n_items: int) -> bytes:

@@ -20,6 +20,7 @@ from fedrec.core.interactions import Interactions
 from fedrec.errors import DataError
 
 Array = NDArray[np.float64]
+AT_ONCE = 256  # items
 STATISTICS = ("counts", "gram", "cooccurrence")
 
 
@@ -136,11 +137,17 @@ def touched(counts: Array, true: NDArray[np.bool_]) -> tuple[float, float]:
 
 
 def thin_cells(rows: Interactions, k: int) -> tuple[int, int]:
-    """Cells of X'X (upper triangle with diagonal) backed by 1 to k - 1 users, and all that are backed by any."""
-    x = _items(rows).tocsr()
-    gram = (x.T @ x).tocoo()
-    cells = gram.data[gram.row <= gram.col]
-    return int((cells < k - 0.5).sum()), len(cells)
+    """Cells of X'X (upper triangle with diagonal) backed by 1 to k - 1 users, and all that are backed by any.
+
+    Made for some hundred items at a time: the whole of it may be larger than memory.
+    """
+    x = _items(rows).tocsc()
+    few = every = 0
+    for low in range(0, x.shape[1], AT_ONCE):
+        gram = (x[:, low : low + AT_ONCE].T @ x).tocoo()
+        cells = gram.data[gram.row + low <= gram.col]
+        few, every = few + int((cells < k - 0.5).sum()), every + len(cells)
+    return few, every
 
 
 def _items(rows: Interactions) -> Any:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedrec.config import Limits
 from fedrec.errors import Refused
 from fedrec.institution import spent, sums
 from fedrec.institution.permit import Here, Task, check, reservable
@@ -296,6 +297,13 @@ class Ledger:
         """A masked answer begins to leave. Raises: Refused `sum.void`."""
         with self._transaction() as db:
             sums.leave(db, job)
+
+    def book(self, job: str, cost: int, permit: Mapping[str, Any], caps: Limits, now: str) -> int:
+        """Book a noisy release that is no task, once; what it was booked with. See spent.spend."""
+        with self._transaction():
+            if not spent.spent(self._rows, job=job):
+                spent.spend(self._rows, job, "", cost, permit, caps, now)
+            return spent.spent(self._rows, job=job)
 
     def spent(self, request: str | None = None, job: str | None = None) -> int:
         """What was booked for noisy releases: of a request, of one job, or of the whole site; see spent.py."""

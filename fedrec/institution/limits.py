@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from math import prod
+from typing import Any
+
 import fedrec
 from fedrec.config import SiteConfig
 from fedrec.config.site import Limits
 from fedrec.errors import Refused
 from fedrec.exchange.accountant import epsilon_of
 from fedrec.exchange.budget import cost_of_plan, why_not
-from fedrec.exchange.plan import PlanText
+from fedrec.exchange.plan import PlanText, Tensor
 from fedrec.models import NAMES, from_plan
+
+SMALLER: tuple[tuple[dict[str, Any], str], ...] = (  # but for ease, they grow with the catalogue, not with its square
+    ({"name": "ease"}, "ease"),
+    ({"name": "ials", "block": 8}, "ials with block=8"),
+    ({"name": "mf"}, "mf"),
+    ({"name": "mf", "factors": 16}, "mf with factors=16"),
+)
 
 
 def check_limits(plan: PlanText, config: SiteConfig, n_items: int | None = None) -> None:
@@ -58,9 +68,21 @@ def check_limits(plan: PlanText, config: SiteConfig, n_items: int | None = None)
     if n_items is not None:
         size = plan.travels(n_items)
         if size > limits.megabytes * 10**6:
-            raise Refused(
-                "plan.bytes", f"an update has {size} bytes, {limits.megabytes:g} MB allowed", "Ask for a smaller model"
-            )
+            reason = f"an update has {size} bytes, {limits.megabytes:g} MB allowed"
+            raise Refused("plan.bytes", reason, _smaller(plan, size, limits, n_items))
+
+
+def _smaller(plan: PlanText, size: int, limits: Limits, n_items: int) -> str:
+    """Which models would fit, if each number took as many bytes as in this plan."""
+    each = size / sum(prod(tensor.sized(n_items)) for tensor in plan.leaves.values())
+    fit = []
+    for table, said in SMALLER:
+        leaves = [Tensor.parse(text) for text in from_plan(table).leaves().values()]
+        small = each * sum(prod(tensor.sized(n_items)) for tensor in leaves) <= limits.megabytes * 10**6
+        if small and (not limits.models or table["name"] in limits.models):
+            fit.append(said)
+    word = "Ask for a smaller model"
+    return f"{word}; with {n_items} items these fit: {', '.join(fit[:2])}" if fit else word
 
 
 def _check_epsilon(plan: PlanText, limits: Limits) -> None:

@@ -23,7 +23,7 @@ from fedrec.institution.intake import IntakeReport, take_in_folder
 from fedrec.institution.site import Keys
 
 ACTS = frozenset(  # what the control socket writes for a command
-    {"catalogue", "data.take", "export", "key", "personalise", "recommend", "replay", "token", "view"}
+    {"catalogue", "data.take", "export", "key", "mock.noise", "personalise", "recommend", "replay", "token", "view"}
 )
 LOCAL = ("site", "operator")  # actor and role of such acts: at the machine nobody logs in
 WAIT_S = 20.0  # for a site that starts, or other commands

@@ -41,7 +41,9 @@ from fedrec.institution.task_files import (
     scale_of,
     state_path,
 )
+from fedrec.institution.told import check_cells
 from fedrec.institution.trouble import check_room
+from fedrec.institution.uncompared import told
 from fedrec.models import from_plan
 
 MAX_LOG = 10**6  # bytes that stay of what a job printed
@@ -78,6 +80,7 @@ def perform(
     exact = task.kind == "train" and plan.protects.epsilon is None
     if exact:
         check_apart(site, store)
+        check_cells(plan, site.config.limits, store, task.protocol)
     folder = site.state / "jobs" / job
     shutil.rmtree(folder, ignore_errors=True)
     check_room(site.state, site.config.limits.megabytes)
@@ -113,6 +116,7 @@ def perform(
             Published(site.state).install(row, task, shared, made, store, permit["id"], site.now())
             if plan.protects.epsilon is None:  # else it would tell, in the scientist's own events
                 detail.update(serves="own" if made.own else "shared", compared=made.ndcg is not None)
+            return {"status": "done", "numbers": numbers, **told(plan, scale_of(site.folder, plan) is not None)}
         return {"status": "done", "numbers": numbers}
     finally:
         shutil.rmtree(folder, ignore_errors=True)

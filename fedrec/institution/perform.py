@@ -15,13 +15,15 @@ from fedrec.core.optim import from_settings
 from fedrec.core.params import Array, PrivateParams, SharedParams
 from fedrec.exchange.plan import VALIDATION, PlanText
 from fedrec.institution import work
-from fedrec.institution.personal import BY_ROUNDS, Compared, compared, compared_by_rounds
+from fedrec.institution.personal import BY_ROUNDS, STATISTICS, Compared, compared, compared_by_rounds
+from fedrec.institution.uncompared import NAMES, Uncompared
 from fedrec.models import from_plan
 from fedrec.models.base import Model
 from fedrec.models.local import LocalEpochs
 
 LIST_LENGTH = 100  # items in the lists that a published model makes for every user
 OWN = "own."  # before the names of what belongs to the institution's own model
+WHY = "why"  # beside the lists: the reason why there is no comparison
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ def perform(
         rows: all rows of the institution, with features; the split is made here.
         private: what the round before left at this institution; empty in round 0.
         scale: lowest and highest rating, for a model that predicts ratings.
-        seconds: how long a published model of many rounds may be compared with the institution's own.
+        seconds: how long a published model may be compared with the institution's own.
     """
     model, local = from_plan(plan.model), LocalEpochs.from_table(plan.local)
     users, items = (getattr(rows, of) if of in plan.features else None for of in ("users", "items"))
@@ -79,7 +81,7 @@ def perform(
         return local.begin(made) if local else made, stays
 
     if kind == "train":
-        trained = work.train(model, rows, protocol, base, own, plan.seed, local, plan.measures)
+        trained = work.train(model, rows, protocol, base, own, plan.seed, local, plan.measures, least_most)
         leaves, stays = trained.contribution.tensors, trained.private.tensors
         return Done(leaves, stays, trained.rows, trained.users, measures=trained.measures)
     if kind == "evaluate":
@@ -94,32 +96,34 @@ def perform(
 
     def before_round() -> None:
         if time.monotonic() > end:
-            raise _Late
+            raise Uncompared("time")
 
-    def compare() -> Compared | None:
+    def compare() -> Compared:
+        if model.name in STATISTICS:
+            return compared(model, rows, base, protocol, plan.seed, seconds)
         if model.name not in BY_ROUNDS:
-            return compared(model, rows, base, protocol, plan.seed)
+            raise Uncompared("kind")
+        before_round()
         found = (model, rows, base, own, protocol, plan.seed, lambda protocol: alone(protocol, before_round))
         return compared_by_rounds(*found, before_round, least_most)
 
     return Done(state={"lists": lists, "popular": popular} | _beside(model, rows, compare))
 
 
-class _Late(Exception):
-    """A comparison takes too long."""
-
-
-def _beside(model: Model, rows: Interactions, compare: Callable[[], Compared | None]) -> dict[str, Array]:
+def _beside(model: Model, rows: Interactions, compare: Callable[[], Compared]) -> dict[str, Array]:
     """The institution's own model and its lists where it is to be kept, and what was compared: `personal.compared`.
 
-    All is made whatever the verdict, so that the time it takes says nothing about it.
+    All is made whatever the verdict, so that the time it takes says nothing about it. Where nothing could be compared
+    it says why, by the place in `uncompared.NAMES`.
     """
     try:
         found = compare()
-        if found is None:
-            return {}
         lists = work.top_items(model, rows, found.own, found.private, min(LIST_LENGTH, rows.n_items))
-    except (MemoryError, _Late):  # the lists that were asked for are there
-        return {}
+    except Exception as error:  # the lists that were asked for are there
+        full = isinstance(error, MemoryError) or "allocate memory" in str(error)  # torch's is a RuntimeError
+        word = error.word if isinstance(error, Uncompared) else "memory" if full else "own"
+        if word == "own" and model.name != "own":
+            raise
+        return {WHY: np.array([NAMES.index(word)])}
     own = {f"{OWN}{name}": array for name, array in found.own.tensors.items()} | {f"{OWN}lists": lists}
     return {"ndcg": np.array(found.ndcg), **(own if found.keep else {})}

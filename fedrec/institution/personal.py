@@ -6,6 +6,9 @@ chosen on the institution's own validation rows, which are first taken out of wh
 
 from __future__ import annotations
 
+import contextlib
+import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,22 +18,26 @@ from numpy.typing import NDArray
 
 from fedrec.core.interactions import Interactions
 from fedrec.core.metrics import CUT, errors, ranks
+from fedrec.core.outcomes import TINY, split_users, yes
 from fedrec.core.params import Array, PrivateParams, SharedParams
 from fedrec.core.split import Split, split
 from fedrec.core.threads import one_thread
 from fedrec.errors import WrongInput
+from fedrec.institution.uncompared import Uncompared
 from fedrec.institution.work import scorer
+from fedrec.models import OUTCOMES
 from fedrec.models.base import Model
 from fedrec.models.fold import ROUNDS
 from fedrec.models.sequential import STEPS, Sequential
 
-MOST_ITEMS = 3000  # to compare at publishing: four inversions of this size take ten seconds
+TRIED = 800  # items of the inversion whose time says what a large one takes
 LEAST_USERS = 20  # with a validation row: of fewer, two standard errors say nothing
 GAMMAS = (0.0, 0.5, 1.0, 2.0, 3.0)
 NOISE = 2.0  # standard errors of a paired difference
 NAMES = ("ease", "sequential", "default")
 STATISTICS = (*NAMES, "popularity", "itemcf", "usercf")  # what an institution can train alone at once
-BY_ROUNDS = ("mf", "bpr", "neumf", "hybrid", "ials", "mf-explicit")  # and what it needs many rounds for
+INVERTED = ("ease", "default")
+BY_ROUNDS = ("mf", "bpr", "neumf", "hybrid", "ials", "mf-explicit", "logistic", "private", "own")  # and by rounds
 Alone = Callable[[str], tuple[SharedParams, PrivateParams]]
 _NONE = PrivateParams({})
 
@@ -69,7 +76,7 @@ class Compared:
         own: the own model, of all rows.
         keep: whether the shared one loses by more than NOISE standard errors of the paired difference.
         ndcg: NDCG@10 of the shared one, and of the own; of a model of ratings 1 - mean squared error / width², where
-            width is that of the scale.
+            width is that of the scale; of yes/no outcomes exp(-log-loss).
         private: what its users have in it, of a model that needs rounds.
     """
 
@@ -79,35 +86,45 @@ class Compared:
     private: PrivateParams = _NONE
 
 
-def compared(model: Model, rows: Interactions, shared: SharedParams, protocol: str, seed: int) -> Compared | None:
-    """Whether the institution's own model serves its users better; None where it cannot be told here and now.
+def compared(
+    model: Model, rows: Interactions, shared: SharedParams, protocol: str, seed: int, seconds: float = math.inf
+) -> Compared:
+    """Whether the institution's own model serves its users better.
 
-    Where the shared model was trained on the validation rows, these are first taken out of it. They cannot be taken
-    out of itemcf, which has forgotten the sums: it is compared as it is, and its memory of them speaks for it.
+    Where the shared model was trained on the validation rows, these are first taken out of it. Where they cannot be, it
+    is compared as it is, and its memory of them speaks for it: itemcf has forgotten its sums, noise hides them, or the
+    inversions that it takes would take too long.
 
     Args:
         rows, protocol, seed: as in `personal`.
+        seconds: how long it may take, by the time of a small inversion here and now.
+
+    Raises:
+        Uncompared: few users have a validation row, or there is no time.
     """
-    if model.name not in STATISTICS or (model.name != "popularity" and rows.n_items > MOST_ITEMS):
-        return None
     start, parts = model.init(rows.n_items, seed), split(rows, "validation", seed)
-    if len(np.unique(parts.held.user)) < LEAST_USERS:
-        return None
+    _enough(parts)
     with one_thread():
-        train = _own(model, parts.train, start)
-        clean = shared
-        if protocol not in ("p1", "p2") and model.name != "itemcf":
+        inversion = _inversion(rows.n_items) if model.name in INVERTED else 0.0
+        if 2 * inversion > seconds or seconds <= 0:
+            raise Uncompared("time")
+        train, clean = _own(model, parts.train, start), shared
+        if protocol not in ("p1", "p2") and model.name != "itemcf" and 4 * inversion <= seconds:
             trained = _own(model, split(rows, protocol, seed).train, start)
-            try:
+            with contextlib.suppress(WrongInput):  # there is noise in it
                 total = statistic(model, shared)
-            except WrongInput:  # there is noise in it
-                return None
-            if any(float((total[n] - trained[n] + train[n]).min()) < -0.01 for n in total):
-                return None  # it was not trained on these rows
-            clean = _made(model, start, (1.0, total), (-1.0, trained), (1.0, train))
+                if all(float((total[n] - trained[n] + train[n]).min()) >= -0.01 for n in total):
+                    clean = _made(model, start, (1.0, total), (-1.0, trained), (1.0, train))
         ours, alone = _gains(model, parts, clean), _gains(model, parts, _made(model, start, (1.0, train)))
         own = _made(model, start, (1.0, _own(model, rows, start)))
     return Compared(own, _wins(alone - ours), (float(ours.mean()), float(alone.mean())))
+
+
+def _inversion(n_items: int) -> float:
+    """Seconds that one inversion takes, and what goes with it: a small one times the cube, twice what was measured."""
+    began = time.monotonic()
+    np.linalg.inv(np.eye(TRIED) + 1.0)
+    return (time.monotonic() - began) * (n_items / TRIED) ** 3
 
 
 def compared_by_rounds(
@@ -120,37 +137,60 @@ def compared_by_rounds(
     alone: Alone,
     before_round: Callable[[], None],
     scale: tuple[float, float] | None = None,
-) -> Compared | None:
+) -> Compared:
     """As `compared`, of a model that needs many rounds: the institution's own is trained for as many.
 
     Validation rows cannot be taken out of shared parameters that have seen them (all, p3), whose memory of them
-    speaks for the shared model; its users' vectors are fitted anew without these rows.
+    speaks for the shared model; its users' vectors are fitted anew without these rows. Of yes/no outcomes whole users
+    are held out.
 
     Args:
         private: what the last round left here.
         alone: trains the own model under a protocol.
         before_round: may raise, and so end the comparison.
         scale: lowest and highest rating, for a model of ratings.
+
+    Raises:
+        Uncompared: few users have a validation row, or there is no scale; and what `before_round` raises.
     """
-    parts, rates = split(rows, "validation", seed), getattr(model, "rates", False)
-    if len(np.unique(parts.held.user)) < LEAST_USERS or (rates and scale is None):
-        return None
+    judges, rates = model.name in OUTCOMES, getattr(model, "rates", False)
+    parts = (split_users if judges else split)(rows, "validation", seed)
+    _enough(parts)
+    if rates and scale is None:
+        raise Uncompared("scale")
     with one_thread():
-        if protocol not in ("p1", "p2") and model.aggregator_default != "sum":
+        if protocol not in ("p1", "p2") and model.aggregator_default != "sum" and not judges:
             private = _NONE
             for _ in range(ROUNDS):
                 before_round()
                 private = model.fit_site(parts.train, shared, private)[1]
         found = []
         for each in ((shared, private), alone("p1")):
-            if rates and scale is not None:
+            if judges:
+                found.append(-_losses(model, parts, each[0]))
+            elif rates and scale is not None:
                 rated = errors(scorer(model, parts.train, *each), parts, scale)
                 found.append(1.0 - rated[:, 1] / rated[:, 0] / (scale[1] - scale[0]) ** 2)
             else:
                 found.append(_gains(model, parts, *each))
         own, stays = alone("all")
-    ours, mine = found
-    return Compared(own, _wins(mine - ours), (float(ours.mean()), float(mine.mean())), stays)
+    ours, mine = (float(each.mean()) for each in found)
+    figures = (math.exp(ours), math.exp(mine)) if judges else (ours, mine)
+    return Compared(own, _wins(found[1] - found[0]), figures, stays)
+
+
+def _enough(parts: Split) -> None:
+    if len(np.unique(parts.held.user)) < LEAST_USERS:
+        raise Uncompared("few")
+
+
+def _losses(model: Model, parts: Split, shared: SharedParams) -> NDArray[np.float64]:
+    """Log-loss of each user with a validation row, the mean over the rows; shape (users with one,)."""
+    p = np.clip(model.probability(parts.held, shared), TINY, 1 - TINY)  # type: ignore[attr-defined]
+    loss = -np.log(np.where(yes(parts.held), p, 1 - p))
+    _, user, times = np.unique(parts.held.user, return_inverse=True, return_counts=True)
+    found: NDArray[np.float64] = np.bincount(user, loss) / times
+    return found
 
 
 def _own(model: Model, rows: Interactions, start: SharedParams) -> Mapping[str, Array]:

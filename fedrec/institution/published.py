@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import secrets
 import shutil
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from fedrec.core.metrics import CUT, spread
+from fedrec.core.outcomes import TINY
 from fedrec.core.params import Array
 from fedrec.errors import WrongInput
 from fedrec.exchange.plan import PlanText
@@ -22,7 +24,8 @@ from fedrec.institution.incoming import Made
 from fedrec.institution.ledger import RequestRow
 from fedrec.institution.permit import Task
 from fedrec.institution.store import Store
-from fedrec.models import RATINGS
+from fedrec.institution.uncompared import WORDS
+from fedrec.models import OUTCOMES, RATINGS
 
 KEPT = 5  # models
 _OLDER = ("scientist", "request", "permit", "published_at")  # what a model of an older fedrec does not say
@@ -72,6 +75,7 @@ class Published:
             "published_at": at,
             "number": 1 + max((int(one["number"]) for one in known), default=0),
             "compared": None if made.ndcg is None else {"shared": made.ndcg[0], "own": made.ndcg[1]},
+            "not_compared": made.why,
         }
         self._put(target, facts, shared, made.lists)
         if made.own is not None:
@@ -217,11 +221,14 @@ def said_of(facts: Mapping[str, Any]) -> str:
     if facts.get("personal"):
         words.append("the institution's own" if facts["personal"] == "local" else facts["personal"])
     if facts["compared"] is not None:
-        rates = (facts.get("table") or {}).get("name") in RATINGS
-        what = "1 - squared error / width²" if rates else "NDCG@10"
-        words.append(f"validation {what}: " + "shared {shared:.4f}, own {own:.4f}".format(**facts["compared"]))
+        name, both = (facts.get("table") or {}).get("name"), facts["compared"]
+        what = "1 - squared error / width²" if name in RATINGS else "NDCG@10"
+        if name in OUTCOMES:
+            what, both = "log-loss", {scope: -math.log(max(value, TINY)) for scope, value in both.items()}
+        words.append(f"validation {what}: " + "shared {shared:.4f}, own {own:.4f}".format(**both))
     else:
-        words.append("not compared with an own one")
+        why = WORDS.get(facts.get("not_compared", ""))
+        words.append("not compared with an own one" + (f": {why}" if why else ""))
     if facts["coverage@10"] is not None:
         words.append(f"lists: coverage {facts['coverage@10']:.0%}, Gini {facts['gini@10']:.2f}")
     return "; ".join(words)

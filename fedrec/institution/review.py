@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedrec.config.site import Limits
 from fedrec.exchange.accountant import epsilon_of
@@ -16,6 +16,9 @@ from fedrec.institution.limits import inside, ranges_of
 from fedrec.institution.review_html import html_of
 from fedrec.institution.review_parts import COUNTED, HITS, ROUNDED, parts_of, place
 from fedrec.models import OUTCOMES, from_plan
+
+if TYPE_CHECKING:
+    from fedrec.institution.told import Told
 
 __all__ = ["against_caps", "details", "html_of", "place", "status_of", "summary", "text_of"]
 
@@ -52,9 +55,6 @@ def summary(row: RequestRow, used: Mapping[str, int], now: str) -> dict[str, Any
     }
 
 
-FEW = 5  # users, in the count of cells that few stand behind
-
-
 def details(
     row: RequestRow,
     used: Mapping[str, int],
@@ -64,7 +64,7 @@ def details(
     before: RequestRow | None,
     institutions: int = 1,
     spent: int = 0,
-    thin: tuple[int, int] | None = None,
+    told: Told | None = None,
 ) -> dict[str, Any]:
     """One request as `fedrec requests show` has it: plan, what leaves, what is asked, what to look at, what changed.
 
@@ -73,7 +73,7 @@ def details(
         before: what `diff.approved_before` found, None for the first plan of its family.
         institutions: members of the consortium.
         spent: what noisy releases have cost at this site so far.
-        thin: cells of X'X that few users stand behind, of how many; None where the plan releases no X'X.
+        told: what the update tells, tried on the site's rows; None where it was not tried.
     """
     plan = PlanText.parse(row.plan)
     old = None if before is None else PlanText.parse(before.plan)
@@ -103,7 +103,7 @@ def details(
         "own_code": plan.own_code is not None,
         "used": dict(used),
         "noise": plan.protects.epsilon is not None,
-        "learnt": _learnt(plan, limits, len(plan.sites) or institutions, spent, permit, thin),
+        "learnt": _learnt(plan, limits, len(plan.sites) or institutions, spent, permit, told),
         "code": [fact.as_dict() for fact in (facts_of(plan.own_code) if plan.own_code else [])],
         "plan": [fact.as_dict() for fact in plan_facts(plan, old)],
     }
@@ -120,20 +120,16 @@ def _learnt(
     institutions: int,
     spent: int,
     permit: Mapping[str, Any] | None,
-    thin: tuple[int, int] | None,
+    told: Told | None,
 ) -> list[str]:
     """What could be learnt about one customer, in plain words."""
+    tried = [] if told is None else told.lines(summed=plan.protects.sum != "plain")
     if plan.protects.epsilon is None:
         lines = [
             "this plan adds no noise: there is no differential-privacy promise,",
             "and sums over few users can tell something about them",
         ]
-        if thin is not None:
-            lines += [
-                f"of the {thin[1]:,} numbers for an item or two, {thin[0]:,} stand for fewer than {FEW} users: someone",
-                "who knows what all others have can tell from them whether a person is among them",
-            ]
-        return lines
+        return lines + tried
     epsilon = permit.get("epsilon") if permit else None
     lines = report(plan, from_plan(plan.model), institutions, epsilon)
     after = epsilon_of(spent + cost_of_plan(plan, epsilon), limits.delta)
@@ -142,6 +138,7 @@ def _learnt(
         *lines,
         f"all plans together have spent epsilon {epsilon_of(spent, limits.delta):.3g} here; with all of this one it is",
         f"{after:.3g} at most (delta {limits.delta:g}); this site allows {most}",
+        *tried,
     ]
 
 

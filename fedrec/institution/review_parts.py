@@ -66,8 +66,8 @@ HITS = "hit counts, as sums over users"
 COUNTED = "counts of yes and no in 100 bins of the predicted probability, and two sums over rows"
 MEASURES = {
     "data-quality": "the score of this site's data",
-    "model-quality": "how well the model trained here finds validation rows (mean NDCG@10)",
-    "global-quality": "how well the model that came finds validation rows (mean NDCG@10)",
+    "model-quality": "how good the model trained here is on validation rows (NDCG@10, AUC, or 1 - RMSE / scale)",
+    "global-quality": "how good the model that came is on validation rows (NDCG@10, AUC, or 1 - RMSE / scale)",
 }
 
 ROUNDED = {

@@ -25,6 +25,7 @@ from fedrec.institution.jobs import Jobs
 from fedrec.institution.left_open import states
 from fedrec.institution.local import log_of, take_in
 from fedrec.institution.mock import make_mock
+from fedrec.institution.mock_noise import NOISED, drawn
 from fedrec.institution.site import Keys, Site
 
 SEND_BUFFER = 64 * 1024  # bytes of an answer that the kernel holds; Linux takes it twice
@@ -132,9 +133,11 @@ def _run(
     logs.take_over()
     server.ensure_endpoint()
     schema = SchemaConfig.load(site.folder / "schema.toml")
+    noised = drawn(state, site.store.version)
     card = (
         f"{(site.folder / 'DATASHEET.md').read_text()}{SCHEMA}```toml\n"
         f"{(site.folder / 'schema.toml').read_text()}```\n\ndata version {site.store.version}\n"
+        + ("" if noised is None else NOISED)
     )
     handle = {
         "version": site.store.version,
@@ -142,7 +145,7 @@ def _run(
         "users": site.store.n_users,
         "items": site.store.n_items,
     }
-    server.ensure_dataset(site.config.name, card, make_mock(schema), handle)
+    server.ensure_dataset(site.config.name, card, make_mock(schema, noised), handle)
     jail.wait_ready()
     began = time.monotonic()
     attacks = selfattack.check(site, server, jail)

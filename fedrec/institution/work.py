@@ -52,6 +52,7 @@ def train(
     seed: int,
     local: LocalEpochs | None = None,
     measures: Collection[str] = (),
+    scale: tuple[float, float] | None = None,
 ) -> Trained:
     """Train on the protocol's train rows.
 
@@ -60,28 +61,41 @@ def train(
         private: what the round before left here; empty in round 0.
         seed: of the split; only used without timestamps.
         local: epochs after which parameters leave; None lets the model's own contribution leave.
-        measures: what to measure on the validation rows, NDCG@10: "global-quality" of the model as it came,
+        measures: what to measure on the validation rows, see `validated`: "global-quality" of the model as it came,
             "model-quality" of the model as it was trained here.
+        scale: lowest and highest rating.
     """
     found = {}
     with one_thread():
         seen = _split(model, rows, protocol, seed).train
         if "global-quality" in measures:
-            found["global-quality"] = validated(model, rows, shared, private, seed)
+            found["global-quality"] = validated(model, rows, shared, private, seed, scale)
         contribution, after = _fit(model, seen, shared, private, local)
         if "model-quality" in measures:
             mine = shared if local is None else contribution
-            found["model-quality"] = validated(model, rows, mine, after, seed)
+            found["model-quality"] = validated(model, rows, mine, after, seed, scale)
         touched = seen.matrix()
     return Trained(contribution, after, int(touched.nnz), int(np.count_nonzero(np.diff(touched.indptr))), found)
 
 
-def validated(model: Model, rows: Interactions, shared: SharedParams, private: PrivateParams, seed: int) -> float:
-    """NDCG@10 on each user's last row but one, mean over the users who have one; 0 without such users.
+def validated(
+    model: Model,
+    rows: Interactions,
+    shared: SharedParams,
+    private: PrivateParams,
+    seed: int,
+    scale: tuple[float, float] | None = None,
+) -> float:
+    """How good a model is on this institution's validation rows, 0 to 1; 0 without such rows.
 
-    Of outcomes: the AUC over the validation users.
+    NDCG@10 on each user's last row but one, mean over the users who have one; of outcomes the AUC over the validation
+    users; of ratings 1 - RMSE / width of the scale, where the scale is known.
     """
-    sums = _measured(model, _split(model, rows, "validation", seed), "validation", shared, private, seed)
+    parts = _split(model, rows, "validation", seed)
+    if scale is not None and getattr(model, "rates", False):
+        rated, squares, _ = errors(scorer(model, parts.train, shared, private), parts, scale).sum(axis=0)
+        return float(1.0 - np.sqrt(squares / rated) / (scale[1] - scale[0])) if rated else 0.0
+    sums = _measured(model, parts, "validation", shared, private, seed)
     return sums.means()["auc" if isinstance(sums, Outcomes) else "ndcg@10"] or 0.0
 
 

@@ -116,7 +116,8 @@ def dense(name: str, n_items: int) -> None:
     """
     if n_items > MOST_DENSE:
         raise WrongInput(
-            f"{name} holds items x items numbers: {n_items} items are above {MOST_DENSE}; take ials or mf instead"
+            f"{name} holds items x items numbers: {n_items} items are above {MOST_DENSE}; "
+            "take ials or mf instead (ials with block=8, whose updates are small)"
         )
 
 

@@ -279,6 +279,8 @@ class Datasites:
             ) from error
         sent, received = site.line.counted
         up, down = received - before[1], sent - before[0]
+        if word := answer.get("not_compared"):
+            _log.warning("%s serves the model without comparing it with its own: %.200r", name, word)
         receipt = answer.get("passport", {"cost": answer.get("cost", 0)})
         return Answer(name, update, answer.get("numbers", {}), up, down, receipt)
 

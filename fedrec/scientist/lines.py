@@ -102,7 +102,7 @@ def _change(before: SharedParams, after: SharedParams) -> float:
 
 
 def _quality(done: Round) -> float | None:
-    """Validation NDCG@10 of the model that the round started from, mean over the sites by their users."""
+    """How good the model that the round started from is (institution/work.py, `validated`), mean over users."""
     said = [
         (a.update.users, a.update.measures["global-quality"])
         for a in done.answers

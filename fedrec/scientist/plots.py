@@ -68,11 +68,11 @@ def _convergence(axes: Any, numbers: Sequence[int], log: Sequence[Mapping[str, A
     if any("quality" in line for line in log):
         right = axes.twinx()
         right.plot(numbers, [line.get("quality", float("nan")) for line in log], marker="o", color=BLUE)
-        right.set_ylabel("validation NDCG@10", color=BLUE)
+        right.set_ylabel("on validation rows", color=BLUE)
 
 
 def _institutions(axes: Any, log: Sequence[Mapping[str, Any]], measured: Any) -> None:
-    """Validation NDCG@10 by institution and round where sites release it; else the evaluation, if there was one."""
+    """Validation quality by institution and round where sites release it; else the evaluation, if there was one."""
     said = [line.get("measures", {}) for line in log]
     names = {name for one in said for measures in one.values() for name in measures}
     name = next((name for name in ("global-quality", "model-quality") if name in names), None)
@@ -80,7 +80,7 @@ def _institutions(axes: Any, log: Sequence[Mapping[str, Any]], measured: Any) ->
         for site in _sites(log):
             values = [one.get(site, {}).get(name, float("nan")) for one in said]
             axes.plot([line["round"] + 1 for line in log], values, marker="o", label=site)
-        axes.set(xlabel="round", ylabel="NDCG@10", title=f"institutions: {name}")
+        axes.set(xlabel="round", ylabel="on validation rows", title=f"institutions: {name}")
         axes.legend(frameon=False, fontsize="small")
     elif measured is not None:
         ours = measured[measured["scope"] == "federated"]

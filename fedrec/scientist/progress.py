@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from html import escape
 from typing import TYPE_CHECKING
@@ -20,8 +21,10 @@ from fedrec.scientist.federation import SiteState
 
 if TYPE_CHECKING:
     import pandas as pd
+    from ipywidgets import VBox
 
 WAITING = "waiting for approval"
+TICK_S = 0.5  # between two drawings in a notebook
 
 
 class Board:
@@ -60,13 +63,16 @@ class Board:
 
     def sites(self) -> Iterator[tuple[str, str]]:
         """Each site and its state; the share of training that is done is reckoned from the site's last round."""
-        for site, state in self._now.items():
-            usual = self._last.get(site)
-            if state == "training" and usual:
-                share = min(0.99, (time.monotonic() - self._since[site]) / usual)
-                yield site, f"training, about {share:.0%}"
-            else:
-                yield site, state
+        for site, state in list(self._now.items()):
+            known = state == "training" and self._last.get(site)
+            yield site, f"training, about {self.percent(site)} %" if known else state
+
+    def percent(self, site: str) -> int:
+        """How much of its part of the round a site has done, 0 to 100."""
+        state, usual = self._now.get(site), self._last.get(site)
+        if state == "training" and usual:
+            return min(99, int(100 * (time.monotonic() - self._since[site]) / usual))
+        return 100 if state in ("uploading", "done") else 0
 
     def __rich__(self) -> Group:
         table = Table.grid(padding=(0, 2))
@@ -89,10 +95,11 @@ def live(title: str, rounds: int, sites: Sequence[str] = ()) -> Iterator[Board]:
     Args:
         sites: all that the plan asked, also those whose owners have not approved it yet.
     """
-    if in_notebook():
-        yield _in_notebook(title, rounds, sites)
-        return
     board = Board(title, rounds, sites)
+    if in_notebook():
+        with _in_notebook(board):
+            yield board
+        return
     with Live(board, console=Console(stderr=True), transient=True):
         yield board
 
@@ -113,22 +120,49 @@ def show_table(table: pd.DataFrame) -> None:
     Console(stderr=True).print(table.to_string(index=False))
 
 
-def _in_notebook(title: str, rounds: int, sites: Sequence[str]) -> Board:
-    """Plain HTML that is replaced: it needs no widget, and the end is still there in a saved notebook."""
+@contextmanager
+def _in_notebook(board: Board) -> Iterator[Board]:
+    """Widgets while it runs; then plain HTML in their place, which a saved notebook still shows without a kernel."""
     from IPython.display import display
 
-    class Shown(Board):
-        def watch(self, state: SiteState) -> None:
-            super().watch(state)
-            handle.update(self)
+    widgets, draw = widgets_of(board)
+    handle, ended = display(widgets, display_id=True), threading.Event()
 
-        def advance(self, done: Round, total: int) -> None:
-            super().advance(done, total)
-            handle.update(self)
+    def keep_drawing() -> None:
+        while not ended.wait(TICK_S):
+            draw()
 
-    board = Shown(title, rounds, sites)
-    handle = display(board, display_id=True)
-    return board
+    thread = threading.Thread(target=keep_drawing, daemon=True)
+    thread.start()
+    try:
+        yield board
+    finally:
+        ended.set()
+        thread.join()
+        handle.update(board)
+        widgets.close()
+
+
+def widgets_of(board: Board) -> tuple[VBox, Callable[[], None]]:
+    """A bar for the rounds, below it a row for each site: name, bar, state; and what brings them up to date."""
+    from ipywidgets import GridBox, IntProgress, Label, Layout, VBox
+
+    bar, head = IntProgress(max=board.rounds), Label()
+    rows: dict[str, tuple[IntProgress, Label]] = {}
+    table = GridBox(layout=Layout(grid_template_columns="12em 20em auto"))
+
+    def draw() -> None:
+        bar.max, bar.value, head.value = board.rounds, board.done, board.head
+        for site, state in board.sites():
+            if site not in rows:  # sites may join a run
+                rows[site] = IntProgress(max=100), Label()
+                table.children = (*table.children, Label(site), *rows[site])
+            share, said = rows[site]
+            share.value, share.bar_style = board.percent(site), "danger" if state.startswith("refused") else ""
+            said.value = state
+
+    draw()
+    return VBox([bar, head, table]), draw
 
 
 def _note(done: Round) -> str:

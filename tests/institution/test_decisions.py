@@ -9,9 +9,12 @@ from datetime import datetime, timedelta
 import pytest
 from small_site import OWNER, SCIENTIST, START, Idle, approved, make_site, own, recipe, sent, submitted, task
 
+import fedrec
+from fedrec import models
 from fedrec.errors import Refused, WrongInput
 from fedrec.exchange.passport import signed_by
 from fedrec.exchange.plan import Tensor
+from fedrec.exchange.privacy import Privacy
 from fedrec.institution.audit import read
 from fedrec.institution.decisions import Decisions
 from fedrec.institution.jobs import Jobs
@@ -254,6 +257,20 @@ def test_a_plan_above_the_sites_limits_is_refused_at_submission_and_at_approval(
     assert code_of(decisions.check_submission, SCIENTIST, plan.text(), plan) == code
     row = submitted(site, plan)
     assert code_of(decisions.approve, OWNER, row.id, {}, yes) == code
+    site.close()
+
+
+@pytest.mark.parametrize("privacy", [None, Privacy("secure")], ids=["plain", "secure sum"])
+def test_too_large_an_update_of_a_hundred_thousand_items_is_refused_with_models_that_are_not(tmp_path, privacy):
+    """Of the site's own default, 64 MB. Control: what the refusal names is accepted."""
+    site = make_site(tmp_path, "megabytes = 64\n")
+    wide = fedrec.Plan(model=models.IALS(), privacy=privacy).spec
+    with pytest.raises(Refused, match=r"with 100000 items these fit: ials with block=8, mf$"):
+        check_limits(wide, site.config, 100_000)
+    for model in (models.IALS(block=8), models.MF()):
+        check_limits(fedrec.Plan(model=model, privacy=privacy).spec, site.config, 100_000)
+    with pytest.raises(Refused, match=r"with 3000 items these fit: ease, ials with block=8$"):
+        check_limits(fedrec.Plan(model=models.Default(), privacy=privacy).spec, site.config, 3000)
     site.close()
 
 

@@ -1,8 +1,10 @@
-"""At publishing: an institution whose users the shared model serves worse keeps its own model; nobody outside is told."""
+"""At publishing: an institution whose users the shared model serves worse keeps its own model; no answer says so."""
 
 from __future__ import annotations
 
 import json
+import math
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +13,7 @@ from click.testing import CliRunner
 from serving import COUNTS, serve
 from small_site import approved, ended, recipe, sent, task, train
 
+import fedrec
 from fedrec import models
 from fedrec.cli.main import cli
 from fedrec.core.interactions import Interactions
@@ -24,10 +27,11 @@ from fedrec.institution.intake import take_in_folder
 from fedrec.institution.jobs import Jobs
 from fedrec.institution.perform import perform
 from fedrec.institution.permit import Task
-from fedrec.institution.personal import LEAST_USERS, MOST_ITEMS, compared
-from fedrec.institution.published import Published
+from fedrec.institution.personal import LEAST_USERS, compared
+from fedrec.institution.published import Published, said_of
 from fedrec.institution.recommending import Recommender
 from fedrec.institution.store import Store
+from fedrec.institution.uncompared import WORDS, Uncompared, told
 from fedrec.models.base import gram
 
 NONE = PrivateParams({})
@@ -44,7 +48,7 @@ def walkers(users: int, step: int, seed: int, lowest: int = 0) -> Interactions:
 
 def together(model, parts, protocol):
     """What all of them make of their rows under a protocol."""
-    start, total = model.init(40, 0), {}
+    start, total = model.init(parts[0].n_items, 0), {}
     for rows in parts:
         for name, array in model.fit_site(split(rows, protocol, 0).train, start, NONE)[0].tensors.items():
             total[name] = total.get(name, 0) + array
@@ -66,19 +70,41 @@ def test_the_own_model_is_kept_where_the_others_are_of_the_opposite_kind_and_onl
         np.testing.assert_array_equal(lost.own[name], array)
 
 
-def test_what_cannot_be_compared_here_is_not():
-    ours = walkers(60, 1, 0)
-    few = walkers(LEAST_USERS - 1, 1, 0)
+def test_too_few_users_and_too_little_time_are_said_and_nothing_is_compared():
+    ours, few = walkers(60, 1, 0), walkers(LEAST_USERS - 1, 1, 0)
     shared = together(models.Popularity(), [ours], "p1")
-    assert compared(models.Popularity(), few, shared, "p1", 0) is None
-    assert compared(models.Popularity(), ours, shared, "p1", 0) is not None
-    assert compared(models.MF(), ours, models.MF().init(40, 0), "p1", 0) is None  # many rounds
-    wide = replace(ours, n_items=MOST_ITEMS + 1)
-    start = models.Ease().init(wide.n_items, 0)
-    assert compared(models.Ease(), wide, start, "p1", 0) is None
-    noisy = together(models.Ease(), [ours], "all")
-    noisy.tensors["weights"] = noisy["weights"] + np.float32(0.01)
-    assert compared(models.Ease(), ours, noisy, "all", 0) is None  # the validation rows cannot be taken out of it
+    assert not compared(models.Popularity(), ours, shared, "p1", 0).keep
+    for rows, seconds, word in ((few, math.inf, "few"), (ours, 0.0, "time")):
+        with pytest.raises(Uncompared) as said:
+            compared(models.Popularity(), rows, shared, "p1", 0, seconds)
+        assert said.value.word == word
+
+
+@pytest.mark.parametrize("model", [models.Ease(), models.Default()], ids=lambda model: model.name)
+def test_four_thousand_items_are_compared_as_far_as_the_time_goes(model):
+    """By the cube of the catalogue, and so before the first inversion: they cannot be stopped."""
+    wide = replace(walkers(60, 1, 0), n_items=4000)
+    began = time.monotonic()
+    with pytest.raises(Uncompared, match="more than its part"):
+        compared(model, wide, model.init(4000, 0), "all", 0, 0.5)
+    assert time.monotonic() - began < 5.0
+
+
+@pytest.mark.parametrize("model", [models.ItemCF(neighbours=20), models.Sequential()], ids=lambda model: model.name)
+def test_more_than_three_thousand_items_are_compared(model):
+    ours = replace(walkers(60, 1, 0), n_items=3001)
+    others = replace(walkers(1200, 7, 1, lowest=20), n_items=3001)
+    for rows, keep in (([ours, others], True), ([ours] * 21, False)):
+        assert compared(model, ours, together(model, rows, "p1"), "p1", 0, 120.0).keep is keep
+
+
+def test_a_model_with_noise_in_its_sums_is_compared_as_it_is():
+    """Its validation rows cannot be taken out. It ranks backwards; the control is the same model forwards."""
+    ours = walkers(60, 1, 0)
+    for sign, keep in ((-1, True), (1, False)):
+        noisy = together(models.Ease(), [ours] * 21, "all")
+        noisy.tensors["weights"] = sign * noisy["weights"] + np.float32(0.01)
+        assert compared(models.Ease(), ours, noisy, "all", 0).keep is keep
 
 
 @pytest.fixture
@@ -140,8 +166,26 @@ def test_a_model_that_was_not_compared_says_so(site):
     """Six users are too few."""
     serve(site, shared=COUNTS, keeps=True)
     listed = CliRunner().invoke(cli, ["site", "models", "list", str(site.folder)]).stdout
-    assert "not compared with an own one" in listed
+    assert "not compared with an own one: too few users have a row to judge by" in listed
     assert Recommender(site.folder).for_user("canary-0", 2).model == "shared"
+
+
+def test_the_scientist_is_told_where_the_plan_decides_that_nothing_is_compared_and_else_nothing(site, jail):
+    jobs, answers = Jobs(site, jail), {}
+    sums = fedrec.Plan(model=models.FeatureSums(), train=("p1",), publish=True).spec
+    for plan, shared in ((sums, models.FeatureSums().init(8, 0).tensors), (recipe("popularity"), START)):
+        row = approved(site, plan)
+        train(site, jobs, row, shared)
+        answers[plan.model["name"]] = ended(site, jobs, row, task(sent(site, row, shared), "publish"))
+    jobs.close()
+    assert answers["features"]["not_compared"] == "a model of this kind recommends nothing"
+    assert "not_compared" not in answers["popularity"]  # six users: only the owner reads that they are too few
+    found = [e["detail"] for e in audit.read(site.audit.path) if (e["act"], e["outcome"]) == ("publish", "done")]
+    assert all("few" not in json.dumps(detail) and detail["compared"] is False for detail in found)
+    assert len(found) == 2
+    assert said_of(Published(site.state).current()).startswith("not compared with an own one: too few users")
+    assert told(fedrec.Plan(model=models.MFExplicit()).spec, False) == {"not_compared": WORDS["scale"]}
+    assert told(fedrec.Plan(model=models.MFExplicit()).spec, True) == {}
 
 
 START = {"counts": np.zeros(8, dtype=np.float32)}
@@ -163,6 +207,8 @@ LISTS = np.zeros((6, 8), np.int32)
         ({"ndcg": np.array([0.1, np.nan])}, "guard.numbers"),
         ({"ndcg": np.zeros(3)}, "guard.numbers"),
         ({"more": np.zeros(2)}, "guard.name"),
+        ({"why": np.array([6])}, "guard.numbers"),
+        ({"why": np.array([0.5])}, "guard.numbers"),
     ],
     ids=str,
 )

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from small_site import approved, ended, recipe, sent, task, train
 
 import fedrec
 from fedrec import models
+from fedrec.core.features import from_values
 from fedrec.core.interactions import Interactions
 from fedrec.core.metrics import measure
+from fedrec.core.outcomes import measure as measure_outcomes
+from fedrec.core.outcomes import split_users, yes
+from fedrec.core.params import PrivateParams
 from fedrec.core.split import split
-from fedrec.exchange.wire import encode
+from fedrec.examples.my_factors import MyFactors
+from fedrec.exchange.wire import decode, encode
 from fedrec.institution import audit, work
 from fedrec.institution.incoming import checked_made
 from fedrec.institution.intake import take_in_folder
@@ -20,6 +28,7 @@ from fedrec.institution.perform import perform
 from fedrec.institution.published import Published, said_of
 from fedrec.institution.recommending import Recommender
 from fedrec.institution.site import Site
+from fedrec.institution.uncompared import NAMES
 from fedrec.simulation import SimulatedFederation
 
 BLOCKS, STRIPES = np.arange(40) // 10, np.arange(40) % 4  # two ways to put forty films in four kinds
@@ -42,6 +51,9 @@ PLANS = {
     "scaffold": fedrec.Plan(
         model=models.MF(factors=8), rounds=6, local=models.LocalEpochs(3, 0.5, "sgd", scaffold=True), train=("p1",)
     ),
+    "ials in blocks": fedrec.Plan(model=models.IALS(factors=8, block=4), train=("p1",)),
+    "made for noise": fedrec.Plan(model=models.Private(most=40), train=("p1",)),
+    "own code": fedrec.Plan(code=MyFactors, rounds=30, train=("p1",)),
     "ratings": fedrec.Plan(model=models.MFExplicit(factors=2), rounds=6, train=("p1",)),
 }
 
@@ -73,8 +85,7 @@ def test_an_institution_of_another_kind_keeps_the_own_model_and_an_ordinary_one_
     alone = plan.local.begin(alone) if plan.local else alone
     assert opposite.own[0] == encode(alone.tensors)  # of all rows
     lists = work.top_items(plan.built, OURS, alone, stays, 40)
-    popular = np.lexsort((np.arange(40), -np.bincount(OURS.item, minlength=40))).astype(np.int32)
-    assert opposite.own[1] == encode({"lists": lists, "popular": popular})
+    assert opposite.own[1] == encode({"lists": lists, "popular": decode(opposite.lists)["popular"]})
 
 
 def test_what_is_compared_is_ndcg_on_validation_rows_that_neither_has_seen():
@@ -90,8 +101,76 @@ def test_what_is_compared_is_ndcg_on_validation_rows_that_neither_has_seen():
 def test_a_comparison_that_would_take_too_long_is_left_and_the_lists_are_there():
     plan = PLANS["mf"]
     state = published(plan, STRIPES, seconds=0.0)[1]
-    assert set(state) == {"lists", "popular"}
+    assert set(state) == {"lists", "popular", "why"}
+    assert NAMES[state["why"][0]] == "time"
     np.testing.assert_array_equal(state["lists"], published(plan, STRIPES)[1]["lists"])
+
+
+def patients(users, seed, sign):
+    """Yes is likely where the dose is high, or where it is low."""
+    rng = np.random.default_rng(seed)
+    dose = rng.normal(0.0, 1.0, users)
+    happened = (rng.random(users) < 1 / (1 + np.exp(-4.0 * sign * dose))).astype(np.float32)
+    known = from_values({"dose": dose.tolist()}, users)
+    return Interactions(np.arange(users, dtype=np.int32), np.zeros(users, np.int32), happened, None, users, 1, known)
+
+
+@pytest.mark.parametrize("protocol", ["p1", "all"])
+def test_yes_and_no_outcomes_are_compared_by_log_loss_of_held_out_users(protocol, tmp_path):
+    """Elsewhere a low dose is the danger. Control: it is as here."""
+    ours, kept = patients(300, 0, 1), {}
+    model = models.Logistic(columns=("user.dose",), centre=(0.0,), scale=(1.0,))
+    plan = fedrec.Plan(model=model, rounds=60, train=(protocol,))
+    for sign in (1, -1):
+        parts = {"a": ours} | {f"b{seed}": patients(900, seed, sign) for seed in (1, 2)}
+        shared = SimulatedFederation(parts, 1).train(plan).shared
+        state = perform(plan.spec, "publish", protocol, ours, shared.tensors, {}).state
+        (tmp_path / "made").write_bytes(encode(state))
+        made = kept[sign] = checked_made(plan.spec, tmp_path / "made", 300, 1)
+        held = split_users(ours, "validation", 0).held
+        loss = measure_outcomes(model.probability(held, shared), yes(held)).means()["log-loss"]
+        assert -np.log(made.ndcg[0]) == pytest.approx(loss)
+    assert (kept[1].own is None, kept[-1].own is None) == (True, False)
+    facts = {
+        "compared": {"shared": np.exp(-1.25), "own": np.exp(-0.5)},
+        "table": {"name": "logistic"},
+        "coverage@10": None,
+    }
+    assert said_of(facts) == "validation log-loss: shared 1.2500, own 0.5000"
+
+
+MORE = """    def fit_site(self, rows, shared, private):
+        {}
+"""
+ALONE = """    def fit_site(self, rows, shared, private):
+        if not private:
+            raise ValueError("it begins anew")
+"""
+
+
+@pytest.mark.parametrize("asked", ["np.zeros(10**15)", "torch.zeros(10**15)"])
+def test_a_comparison_without_memory_is_left_and_the_owner_reads_why(asked):
+    plan = fedrec.Plan(code=MyFactors, rounds=3, train=("p1",))
+    text = inspect.getsource(MyFactors).replace("    def fit_site(self, rows, shared, private):\n", MORE.format(asked))
+    spec = replace(plan.spec, model={**plan.spec.model, "code": text})
+    start = plan.built.init(40, 0)
+    private = plan.built.fit_site(OURS, start, PrivateParams({}))[1]
+    state = perform(spec, "publish", "p1", OURS, start.tensors, private.tensors).state
+    assert NAMES[state["why"][0]] == "memory"
+
+
+def test_own_code_that_fails_alone_leaves_the_lists_and_the_owner_reads_why():
+    text = inspect.getsource(MyFactors)
+    plan = fedrec.Plan(code=MyFactors, rounds=3, train=("p1",))
+    bad = text.replace("    def fit_site(self, rows, shared, private):\n", ALONE)
+    assert bad != text
+    spec = replace(plan.spec, model={**plan.spec.model, "code": bad})
+    start = plan.built.init(40, 0)
+    private = plan.built.fit_site(OURS, start, PrivateParams({}))[1]
+    states = [perform(each, "publish", "p1", OURS, start.tensors, private.tensors).state for each in (plan.spec, spec)]
+    np.testing.assert_array_equal(states[0]["lists"], states[1]["lists"])
+    assert ["why" in state for state in states] == [False, True]
+    assert NAMES[states[1]["why"][0]] == "own"
 
 
 def test_a_site_serves_its_own_users_by_what_it_kept_and_says_what_was_compared(site, jail):

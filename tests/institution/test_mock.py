@@ -24,9 +24,13 @@ def schema(**changes) -> SchemaConfig:
     return SchemaConfig.model_validate({**full, "rating": {"min": 0.5, "max": 5.0, "step": 0.5}, **changes})
 
 
-def test_the_schema_is_the_only_thing_that_a_mock_is_made_from():
+def test_the_schema_and_noised_marginals_are_the_only_things_that_a_mock_is_made_from():
     parameters = inspect.signature(make_mock).parameters
-    assert [(p.name, p.annotation) for p in parameters.values()] == [("schema", "SchemaConfig")]
+    found = [(p.name, p.annotation, p.default) for p in parameters.values()]
+    assert found == [
+        ("schema", "SchemaConfig", inspect.Parameter.empty),
+        ("marginals", "Mapping[str, Array] | None", None),
+    ]
 
 
 @pytest.mark.parametrize("name", INSTITUTIONS)

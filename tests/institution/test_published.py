@@ -196,7 +196,13 @@ LISTS = {
     "no popular item": (GOOD, "np.full(8, -1, np.int32)", "", "guard.numbers"),
     "few popular ones": (GOOD, "np.arange(3, dtype=np.int32)", "", "guard.shape"),
     "something more": (GOOD, POPULAR, ", 'rows': rows.item", "guard.name"),
-    "a model of its own": (GOOD, POPULAR, ", 'own.v': np.zeros(8), 'ndcg': np.zeros(2)", "guard.name"),
+    "a model of its own that is no such model": (
+        GOOD,
+        POPULAR,
+        ", 'own.v': np.zeros(8), 'ndcg': np.zeros(2)",
+        "guard.dtype",
+    ),
+    "a reason that is none": (GOOD, POPULAR, ", 'why': np.array([99])", "guard.numbers"),
     "a megabyte and more": (GOOD, POPULAR, ", 'rows': np.zeros(10**6)", "guard.bytes"),
     "nothing odd": (GOOD, POPULAR, "", None),
 }

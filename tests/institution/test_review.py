@@ -19,6 +19,7 @@ from fedrec.institution.diff import approved_before, changes, plan_facts, text_o
 from fedrec.institution.leak import thin_cells
 from fedrec.institution.review import against_caps, details, html_of, text_of
 from fedrec.institution.review_parts import parts_of
+from fedrec.institution.told import Told
 from fedrec.models import Logistic
 
 NOW = "2026-05-17T12:00:00Z"
@@ -230,7 +231,7 @@ def test_a_plan_with_a_gram_says_how_many_of_its_numbers_stand_for_few_users(sit
     row = submitted(site, recipe())
     few, all_ = thin_cells(site.store.rows(), 5)
     assert 0 < few < all_ <= 36  # of 8 films: 8 of one, 28 of two
-    told = details(row, {}, NOW, 8, site.config.limits, None, thin=(few, all_))
+    told = details(row, {}, NOW, 8, site.config.limits, None, told=Told(100, 100, thin=(few, all_)))
     assert f"of the {all_} numbers for an item or two, {few} stand for fewer than 5 users" in text_of(told)
     assert "numbers for an item" not in text_of(details(row, {}, NOW, 8, site.config.limits, None))
 

@@ -91,7 +91,7 @@ def test_the_owner_reads_what_leaves_beside_an_update_and_what_trains_here(site)
     asked = {"name": "adam", "inner": "weighted-mean", "inner_by": "users*model-quality"}
     row = approved(site, replace(recipe("mf"), aggregator=asked, local=LocalEpochs(5, proximal=0.5).table()))
     text = text_of(details(row, {}, "2026-01-01T00:00:00Z", 8, site.config.limits, None))
-    assert "stand behind it, how well the model trained here finds validation rows" in text
+    assert "stand behind it, how good the model trained here is on validation rows" in text
     assert "local epochs = 5" in text
     assert "local proximal = 0.5" in text
 

@@ -19,6 +19,7 @@ from fedrec.institution import work
         (models.UserCF(), (0.107, 0.058), (0.493, 0.288), 0.161),
         (models.Ease(l2=200.0), (0.154, 0.0785), (0.643, 0.387), 0.203),
         (models.IALS(), (0.143, 0.075), (0.655, 0.384), 0.197),
+        (models.IALS(block=8), (0.143, 0.074), (0.660, 0.385), 0.198),
         (models.Default(), (0.190, 0.111), (0.723, 0.451), 0.270),
     ],
     ids=lambda value: getattr(value, "name", ""),

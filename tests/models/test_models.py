@@ -1,5 +1,6 @@
 """Laws that hold for every model: a new one is one more line in ALL."""
 
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +28,7 @@ STATISTICS = [
 NEARLY = [
     models.UserCF(),
     models.IALS(factors=8),
+    models.IALS(factors=8, block=4),
     models.MFExplicit(factors=2),
 ]  # sums of fractions: equal up to float32
 GRADIENTS = [
@@ -182,6 +184,16 @@ def test_item_cf_cuts_the_neighbours_after_the_sum_by_hand():
     np.testing.assert_allclose(shared["weights"][:, 0], [0.70710678, 0.70710678, 0.5], rtol=1e-6)
 
 
+def test_item_cf_trusts_pairs_of_few_users_less_by_hand():
+    """As above with shrinkage 2: .7071 x 2/4 = .3536 and .5 x 1/3 = .1667; the control, 0, leaves them."""
+    merged = SharedParams({"gram": np.array([[4, 2, 1], [2, 2, 0], [1, 0, 1]], dtype=np.float32)})
+    model = models.ItemCF(neighbours=1, exponent=0.5, shrinkage=2.0)
+    shared = model.finish(model.init(3, 0), merged)
+    np.testing.assert_allclose(shared["weights"][:, 0], [0.35355339, 0.35355339, 0.16666667], rtol=1e-6)
+    plain = models.ItemCF(neighbours=1, exponent=0.5).finish(model.init(3, 0), merged)
+    np.testing.assert_allclose(plain["weights"][:, 0], [0.70710678, 0.70710678, 0.5], rtol=1e-6)
+
+
 def test_user_vectors_start_at_zero_and_item_vectors_come_from_the_seed():
     model = models.MF(factors=64)
     start = model.init(5000, 3)["items"]
@@ -206,6 +218,8 @@ def test_user_vectors_start_at_zero_and_item_vectors_come_from_the_seed():
         ("ease", {"l2": 0}, "above 0"),
         ("itemcf", {"neighbours": 5.0}, "must be a int"),
         ("mf", {"factors": 0}, "above 0"),
+        ("ials", {"block": 7}, "must divide ials.factors"),
+        ("ials", {"block": -8}, "0 or more"),
         ("mf", {"user_decay": -1.0}, "0 or more"),
         ("echo", {"megabytes": -1.0}, "above 0"),
     ],
@@ -289,6 +303,43 @@ def test_one_sweep_of_least_squares_is_the_solution_of_its_normal_equations(chec
     weight = model.ridge * (count + model.unobserved * len(users)) ** model.frequency
     slope = ((score - 1) * x + model.unobserved * score).T @ users + weight[:, None] * items
     np.testing.assert_allclose(slope, 0.0, atol=1e-4)
+
+
+def test_a_block_of_least_squares_solves_its_coordinates_and_moves_no_others(checkerboard):
+    """Round 1, so the second block: the slope along it vanishes, and the control, along the first, does not."""
+    model = models.IALS(factors=4, block=2)
+    before, _ = federate(model, deal(checkerboard, 3), "all", rounds=1)
+    after, _ = federate(model, deal(checkerboard, 3), "all", rounds=2)
+    np.testing.assert_array_equal(after["items"][:, :2], before["items"][:, :2])
+    x, users = checkerboard.matrix().toarray(), model._users(checkerboard, before)
+    items = after["items"].astype(np.float64)
+    score, count = users @ items.T, x.sum(0)
+    weight = model.ridge * (count + model.unobserved * len(users)) ** model.frequency
+    slope = ((score - 1) * x + model.unobserved * score).T @ users + weight[:, None] * items
+    np.testing.assert_allclose(slope[:, 2:], 0.0, atol=1e-4)
+    assert abs(slope[:, :2]).max() > 1e-2
+
+
+def test_least_squares_with_all_coordinates_in_one_block_are_those_without_blocks(checkerboard):
+    sites = deal(checkerboard, 3)
+    one, whole = (federate(models.IALS(factors=8, block=b), sites, rounds=3)[0]["items"] for b in (8, 0))
+    np.testing.assert_allclose(one, whole, rtol=1e-4, atol=1e-5)
+
+
+def test_least_squares_in_blocks_of_a_wide_catalogue_need_a_fortieth_of_the_bytes_and_little_memory():
+    """20,000 items: 64 + 1 + 64 * 65 / 2 numbers an item, or 8 + 1 + 8 * 9 / 2. Without blocks the sums take 171 MB."""
+    rng = np.random.default_rng(0)
+    user = np.repeat(np.arange(300, dtype=np.int32), 20)
+    rows = Interactions(user, rng.integers(0, 20_000, 6000), np.ones(6000, np.float32), None, 300, 20_000)
+    found = {}
+    for model in (models.IALS(), models.IALS(block=8)):
+        start = model.init(rows.n_items, 0)
+        tracemalloc.start()
+        made, _ = model.fit_site(rows, start, PrivateParams({}))
+        found[model.block] = (sum(array.nbytes for array in made.tensors.values()), tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert found[8][0] < found[0][0] / 40
+    assert found[8][1] < 100e6 < 171e6 < found[0][1]
 
 
 def test_which_models_release_gradients_is_known_without_loading_them():

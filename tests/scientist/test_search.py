@@ -11,6 +11,7 @@ from test_simulation import rows, split
 
 import fedrec
 from fedrec import models
+from fedrec.aggregation import Stop
 from fedrec.config import Limits
 from fedrec.core.params import PrivateParams
 from fedrec.errors import Refused, WrongInput
@@ -18,7 +19,7 @@ from fedrec.institution.permit import Task, evaluations_of, reservable
 from fedrec.simulation import SimulatedFederation
 
 EASE = fedrec.Plan(model=models.Ease(l2=20.0), train=("p1",))
-OTHER = {"l2": 7.0, "exponent": 0.2, "neighbours": 3, "from_exponent": 0.1, "to_exponent": 0.9}
+OTHER = {"l2": 7.0, "exponent": 0.2, "neighbours": 3, "shrinkage": 5.0, "from_exponent": 0.1, "to_exponent": 0.9}
 STATISTICS = [models.Ease(), models.ItemCF(), models.Sequential(), models.Default()]
 
 
@@ -162,3 +163,15 @@ def test_a_permit_counts_validations_and_only_they_may_name_other_models_of_a_ro
 def test_validation_rows_are_asked_for_under_p1_and_p2_only():
     with pytest.raises(WrongInput, match="validation rows"):
         replace(EASE, train=("p3",), validate=1)
+
+
+def test_a_model_of_ratings_stops_by_its_errors():
+    """A round's quality is that of the model it started from: 1 - RMSE / width of the scale, mean over the sites."""
+    every = rows(60, 12)
+    rated = replace(every, rating=np.where(every.item % 3, 2.0, 5.0).astype(np.float32))
+    asks = fedrec.Plan(model=models.MFExplicit(factors=1), rounds=4, train=("p1",), stop=Stop(patience=9))
+    run = split(rated, 1).train(asks)
+    short = split(rated, 1).train(replace(asks, rounds=3, stop=None, validate=1))
+    rmse = short.validate()["rmse"].iloc[0]
+    assert run.log[3]["quality"] == pytest.approx(1 - rmse / 3, abs=1e-4)
+    assert run.log[0]["quality"] < run.log[3]["quality"]

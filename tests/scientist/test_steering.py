@@ -14,7 +14,7 @@ from fedrec.aggregation import Periodic, Quorum, Sampled, Stop
 from fedrec.errors import Refused, WrongInput
 from fedrec.exchange.plan import PlanText
 from fedrec.scientist.federation import SiteRefused, SiteState
-from fedrec.scientist.progress import Board
+from fedrec.scientist.progress import Board, widgets_of
 from fedrec.scientist.runs import Run
 from fedrec.simulation import SimulatedFederation
 
@@ -85,11 +85,28 @@ def test_the_board_says_what_each_site_does_and_why_one_does_not():
     board.watch(SiteState("a", 0, "uploading"))
     board._last["a"] = 1e9
     board.watch(SiteState("a", 1, "training"))
-    assert dict(board.sites())["a"] == "training, about 0%"
+    assert dict(board.sites())["a"] == "training, about 0 %"
     assert "&lt;c&gt;" in board._repr_html_()
     assert "0 of 3 rounds" in board.head
     slow().train(plan(rounds=2), on_round=board.advance)
     assert "2 of 2 rounds" in board.head
+
+
+def test_a_notebook_has_a_bar_for_the_rounds_and_one_for_each_site_that_follow_the_board():
+    board = Board("run", 2, ("a",))
+    widgets, draw = widgets_of(board)
+    rounds, head, table = widgets.children
+    assert (rounds.value, rounds.max) == (0, 2)
+    assert [one.value for one in table.children] == ["a", 0, "waiting for approval"]
+    no = SiteRefused("b", Refused("permit.revoked", "the data owner revoked this permit", "Ask"))
+    for state in (SiteState("a", 0, "training"), SiteState("a", 0, "done"), SiteState("b", 0, "refused", no)):
+        board.watch(state)
+    slow().train(plan(rounds=1), on_round=board.advance)
+    draw()
+    assert (rounds.value, rounds.max, head.value) == (1, 1, board.head)
+    assert [one.value for one in table.children[:3]] == ["a", 100, "done"]
+    assert [one.value for one in table.children[3:]] == ["b", 0, f"refused: permit.revoked, {no.reason}"]
+    assert table.children[4].bar_style == "danger"
 
 
 # pictures and tables

@@ -104,11 +104,11 @@ class _Logged:
 
     def _ended(self, event: Event) -> None:
         act, outcome, thing, request = event["act"], event["outcome"], event["object"], event["request"]
+        if act in (*TASKS, "mock.noise") and (cost := event["detail"].get("cost")):
+            self.costs[str(event["detail"]["job"])] = int(str(cost))
         if act in TASKS:
             left = str(event["detail"].get("sha256", "")) if outcome == "done" else ""  # else nothing left the site
             self.tasks.setdefault(_task_key(event), set()).add((outcome, left))
-            if cost := event["detail"].get("cost"):
-                self.costs[str(event["detail"]["job"])] = int(str(cost))
         if act in ("deny", "revoke") and outcome in ("done", "site.error"):  # the site did, even if PySyft did not
             self.decision[request] = "denied" if act == "deny" else "revoked"
             self.reason[request] = str(event["detail"].get("reason", ""))
