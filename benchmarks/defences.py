@@ -102,8 +102,8 @@ def measure(name: str, defence: str, sites: list[Interactions]) -> list[str] | N
         found.append(ndcg(scorers, parts))
     megabytes = plan.spec.travels(sites[0].n_items) * plan.spec.rounds / 1e6
     return [
-        name, defence, f"{np.mean(found):.3f}", f"{megabytes:.2f}", f"{seconds / draws:.1f}", f"{protecting / draws:.2f}",
-        f"{attack(name, plan, sites, noisy):.2f}",
+        name, defence, f"{np.mean(found):.3f}", f"{megabytes:.2f}",
+        f"{seconds / draws:.1f}", f"{protecting / draws:.2f}", f"{attack(name, plan, sites, noisy):.2f}",
     ]  # fmt: skip
 
 
