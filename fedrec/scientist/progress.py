@@ -149,13 +149,13 @@ def widgets_of(board: Board) -> tuple[VBox, Callable[[], None]]:
 
     bar, head = IntProgress(max=board.rounds), Label()
     rows: dict[str, tuple[IntProgress, Label]] = {}
-    table = GridBox(layout=Layout(grid_template_columns="12em 20em auto"))
+    table = GridBox(layout=Layout(grid_template_columns="10em 14em 1fr"))
 
     def draw() -> None:
         bar.max, bar.value, head.value = board.rounds, board.done, board.head
         for site, state in board.sites():
             if site not in rows:  # sites may join a run
-                rows[site] = IntProgress(max=100), Label()
+                rows[site] = IntProgress(max=100, layout=Layout(width="95%")), Label()
                 table.children = (*table.children, Label(site), *rows[site])
             share, said = rows[site]
             share.value, share.bar_style = board.percent(site), "danger" if state.startswith("refused") else ""
