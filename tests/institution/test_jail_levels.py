@@ -59,26 +59,26 @@ def test_a_job_that_does_not_end_is_ended_with_all_its_processes(how, tmp_path, 
     """Its number inside bubblewrap is another process's here, so the site ends it by its handle."""
     site = make_site(tmp_path, LIMITS.replace("minutes = 0.05", "minutes = 0.02"))
     jobs = Jobs(site, third)
-    before = processes_below(third.pid)
+    before = set(processes_below(third.pid))  # one of the test before may just be ending
     assert train(site, jobs, approved(site, own(ENDLESS[how])), VECTOR)["code"] == "jail.time"
     ended = time.monotonic()
-    while processes_below(third.pid) != before and time.monotonic() - ended < 4:
+    while not set(processes_below(third.pid)) <= before and time.monotonic() - ended < 4:
         time.sleep(0.05)
-    assert processes_below(third.pid) == before
+    assert set(processes_below(third.pid)) <= before
     works(site, jobs)
     jobs.close()
     site.close()
 
 
 def test_an_owner_who_revokes_ends_the_job(site, inside, third):
-    row, before = approved(site, own("import time\ntime.sleep(60)")), processes_below(third.pid)
+    row, before = approved(site, own("import time\ntime.sleep(60)")), set(processes_below(third.pid))
     undo = threading.Timer(0.9, Decisions(site, inside).undo, [OWNER, row.id, "no", lambda: True])
     undo.start()
     began = time.monotonic()
     with pytest.raises(Refused, match=r"permit\.revoked"):
         train(site, inside, row, VECTOR)
     undo.join()
-    while processes_below(third.pid) != before:
+    while not set(processes_below(third.pid)) <= before:
         assert time.monotonic() - began < 5.9
         time.sleep(0.05)
 

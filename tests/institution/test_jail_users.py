@@ -102,7 +102,7 @@ def test_a_fork_bomb_leaves_the_site_serving_others(any_level, tmp_path):
     ended = time.monotonic()
     while len(processes_below(any_level.pid)) > before and time.monotonic() - ended < 4:
         time.sleep(0.05)
-    assert len(processes_below(any_level.pid)) == before
+    assert len(processes_below(any_level.pid)) <= before
     jobs.close()
     site.close()
 
