@@ -85,8 +85,9 @@ def main() -> int:
             )
     if given.json:
         given.json.write_text(json.dumps({"rows": rows}, indent=1))
-    slow = sum(rows[0][name] for name in ("encrypt_s", "add_s", "decrypt_s"))
-    print(f"{rows[0]['case']}: {slow:.2f} s, at most {LIMIT_S:g} s")
+    gradients = [row for row in rows if row["case"].startswith("gradient")]
+    slow = max(sum(row[name] for name in ("encrypt_s", "add_s", "decrypt_s")) for row in gradients)
+    print(f"gradients 1682 x 64: {slow:.2f} s at most, {LIMIT_S:g} s is the limit")
     return int(slow > LIMIT_S)
 
 

@@ -33,6 +33,7 @@ from fedrec.institution.outgoing import packed
 from fedrec.institution.perform import perform
 from fedrec.institution.store import read_features
 from fedrec.institution.sums import check_members
+from fedrec.institution.work import Inside
 from fedrec.scientist.federation import Answer, RoundTask, SiteRefused, SiteState, Watch
 from fedrec.scientist.plan import Plan
 from fedrec.scientist.runs import Run
@@ -73,7 +74,7 @@ class SimulatedFederation:
         self.seconds, self.quality = dict(seconds or {}), dict(quality or {})
         self._private: dict[tuple[str, str, str], dict[int, dict[str, Array]]] = {}
         self.told: list[tuple[str, str, int, str]] = []  # updates that were left out: site, run, round, code
-        self.listed: dict[tuple[str, str], dict[str, Array]] = {}  # run, protocol: by scope, lists that an item is in
+        self.inside: dict[tuple[str, str], dict[str, Inside]] = {}  # run, protocol: by site, what real ones keep
         known = [part.rating for part in self._rows.values() if len(part)]
         scale = min((part.min() for part in known), default=1.0), max((part.max() for part in known), default=1.0)
         self._scale = scale if scale[0] < scale[1] else None  # a site's is in its schema.toml
@@ -88,9 +89,10 @@ class SimulatedFederation:
         return tuple(self._rows)
 
     def feature_columns(self) -> tuple[str, ...]:
-        """Every column of features that any institution has, as a model's setting `columns` names them."""
+        """Every column of features that any institution has, as `FeatureSums` takes them: it finds the texts."""
         parts = [(of, getattr(rows, f"{of}s")) for rows in self._rows.values() for of in ("user", "item")]
-        return tuple(dict.fromkeys(f"{of}.{name}" for of, known in parts if known for name in known.columns()))
+        names = [(of, [*known.numbers, *(f"{name}=*" for name in known.labels)]) for of, known in parts if known]
+        return tuple(dict.fromkeys(f"{of}.{name}" for of, columns in names for name in columns))
 
     def ready(self, plan: Plan, among: Sequence[str] = ()) -> tuple[str, ...]:
         return tuple(site for site in among or self.sites() if site in (plan.sites or self.sites()))
@@ -145,9 +147,8 @@ class SimulatedFederation:
         if done.state is not None and task.kind == "train":
             kept = {max(before): private} if before else {}
             self._private[key] = kept | {task.number: done.state}
-        tally = self.listed.setdefault((task.run, task.protocol), {}) if done.listed else {}
-        for scope, times in done.listed.items():
-            tally[scope] = tally.get(scope, 0) + times
+        if task.kind == "evaluate":
+            self.inside.setdefault((task.run, task.protocol), {})[site] = done.inside
         model = task.plan.built
         if cost := cost_of_task(spec, model, task.kind, task.number):
             if done.update is None:

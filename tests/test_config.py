@@ -77,7 +77,7 @@ def test_a_minimal_site_gets_the_cautious_limits(tmp_path):
     assert site.consortium_path == tmp_path / ".." / "consortium.toml"
     assert site.limits == Limits()
     others = (False, True, False, True, 90, "0-24", 2000, (), (), {})  # own_code off, tell_errors on
-    expected = (500, 100, 64.0, 10.0, 4096, 1000, 1, 2, 1, 1.0, 2, None, 1e-5, *others)
+    expected = (500, 100, 64.0, 10.0, 4096, 1000, 1, 2, 1, 1.0, None, 2, None, 1e-5, *others)
     assert tuple(site.limits.model_dump().values()) == expected
 
 

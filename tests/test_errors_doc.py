@@ -18,7 +18,7 @@ CODE = re.compile(r"[a-z]+\.[a-z0-9_]+")
 # Where a code is not a literal: the codes that can come out there. A new such place fails the test until it is named.
 COMPUTED = {
     "exchange/passport.py": {
-        f"update.{field}" for field in ("site", "request", "plan", "kind", "protocol", "nonce", "members")
+        f"update.{field}" for field in ("site", "request", "plan", "kind", "protocol", "nonce", "members", "shared_key")
     }
     | {"update.stale"},
     "institution/ledger.py": {"permit.denied", "permit.revoked"},
@@ -106,7 +106,19 @@ def test_the_codes_of_a_passport_are_those_of_the_fields_that_the_driver_checks(
 
     key = SigningKey(bytes(32))
     facts = passport.sign(dict.fromkeys(sorted(passport.FIELDS), "right"), key)
-    for field in ("site", "request", "plan", "run", "round", "kind", "protocol", "base", "nonce", "members"):
+    for field in (
+        "site",
+        "request",
+        "plan",
+        "run",
+        "round",
+        "kind",
+        "protocol",
+        "base",
+        "nonce",
+        "members",
+        "shared_key",
+    ):
         with pytest.raises(Refused) as refused:
             passport.check(facts, key=key.verify_key.encode().hex(), **{field: "wrong"})
         assert refused.value.code in COMPUTED["exchange/passport.py"]
@@ -119,7 +131,19 @@ def test_the_codes_of_a_passport_are_those_of_the_fields_that_the_driver_checks(
     named = {word.arg for word in call.keywords if word.arg} - {"key"}
     spread = [word.value for word in call.keywords if word.arg is None]
     named |= {item.value for part in spread for item in ast.walk(part) if isinstance(item, ast.Constant)}
-    assert named == {"site", "request", "plan", "run", "round", "kind", "protocol", "base", "nonce", "members"}
+    assert named == {
+        "site",
+        "request",
+        "plan",
+        "run",
+        "round",
+        "kind",
+        "protocol",
+        "base",
+        "nonce",
+        "members",
+        "shared_key",
+    }
 
 
 def test_the_exit_codes_are_those_of_the_error_classes():

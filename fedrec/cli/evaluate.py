@@ -109,6 +109,7 @@ def evaluate(
         "rows": len(ratings.frame),
         "columns": ratings.columns,
         "left_out": ratings.left_out,
+        "duplicates": ratings.duplicates,
         **found,
     }
     emit(row, target, _drawn(row))
@@ -117,14 +118,13 @@ def evaluate(
 def _drawn(row: dict[str, Any]) -> str:
     lines = [
         f"{row['model']}, {row['protocol']}, {row['institutions']} institutions by {row['by']}: "
-        f"{row['users']} users, {row['items']} items, mean over users"
+        f"{row['users']} users, {row['items']} items, mean over the {row['judged']} users with enough rows"
     ]
     shown = [metric for metric in METRICS if any(row[scope][metric] is not None for scope in SCOPES)]
-    wide = [max(8, len(metric) + 1) for metric in shown]
-    lines.append(f"{'':12}" + "".join(f"{metric:>{width}}" for metric, width in zip(shown, wide, strict=True)))
-    for scope in SCOPES:
-        cells = [f"{_figure(row[scope][metric]):>{width}}" for metric, width in zip(shown, wide, strict=True)]
-        lines.append(f"{scope:12}" + "".join(cells))
+    table = [["", *shown], *([scope, *(_figure(row[scope][metric]) for metric in shown)] for scope in SCOPES)]
+    wide = [max(8, *(len(cells[place]) + 1 for cells in table)) for place in range(len(shown) + 1)]
+    for first, *cells in table:
+        lines.append(f"{first:12}" + "".join(f"{one:>{width}}" for one, width in zip(cells, wide[1:], strict=True)))
     lines += ["", "NDCG@10, 95 % interval: " + "; ".join(_around(scope, row["intervals"][scope]) for scope in SCOPES)]
     lines += ["", "Is it worth it for us? NDCG@10 on its own users", _HEAD]
     for one in row["worth"]:

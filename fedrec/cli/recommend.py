@@ -12,7 +12,7 @@ from fedrec.cli.site import folder_argument
 
 _HEADS = {
     "list": "for this user",
-    "folded": "from the rows of today, by the served model",
+    "folded": "from what is known today, by the served model",
     "popular": "this user is not known here, so these are popular",
 }
 
@@ -21,6 +21,12 @@ _HEADS = {
 @folder_argument
 @click.option("--user", metavar="ID", help="The user's id as in the institution's data.")
 @click.option("--items", metavar="A,B,C", help="Instead of a user: items that somebody touched, oldest first.")
+@click.option(
+    "--about",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Of somebody new: a user feature of schema.toml; may be repeated, with --items or without.",
+)
 @click.option(
     "--all",
     "file",
@@ -42,6 +48,7 @@ def recommend(
     folder: Path,
     user: str | None,
     items: str | None,
+    about: tuple[str, ...],
     file: Path | None,
     length: int,
     where: tuple[str, ...],
@@ -52,13 +59,14 @@ def recommend(
     from fedrec.institution.batch import export
     from fedrec.institution.recommending import recommend as ask
 
-    if [user, items, file].count(None) != 2:
-        raise click.UsageError("name one of --user, --items and --all")
+    if [user, items or about or None, file].count(None) != 2:
+        raise click.UsageError("name one of --user, --items (or --about) and --all")
     if file is not None:
         done = export(folder, file, length, where)
         emit(done, target, text=f"{file}: {done['rows']} rows for {done['users']} users")
         return
-    found = ask(folder, user, (items or "").split(",") if items else (), k=length, where=where, explain=explain)
+    touched = items.split(",") if items else ()
+    found = ask(folder, user, touched, about=about, k=length, where=where, explain=explain)
     rows: list[dict[str, Any]] = [
         {"rank": rank, "item": item, "title": found.titles[item]} for rank, item in enumerate(found.items, 1)
     ]

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from fedrec.institution.told import Told
 
 id_argument = click.argument("request", metavar="ID")
-LOOKED_AT = 10**6  # rows of an institution on which a plan is tried while its owner waits
 ids_argument = click.argument("requests", metavar="ID...", nargs=-1, required=True)
 
 
@@ -33,14 +32,16 @@ def requests() -> None:
 def list_requests(folder: Path, target: str | None) -> None:
     """List all requests at DIR's site, oldest first."""
     from fedrec.institution.acts import seen
+    from fedrec.institution.held import waiting
     from fedrec.institution.local import local_act
     from fedrec.institution.review import summary
 
     found = _rows(folder)
     with local_act(folder, "view", "requests", detail=seen([row.id for row, _ in found])):
-        rows = [summary(row, used, _now()) for row, used in found]
+        rows = [{**summary(row, used, _now()), "held": waiting(folder / "state", row)} for row, used in found]
     lines = [
         f"{row['id'][:8]}  {row['status']:9}  {row['plan']:16}  {row['scientist']}  {row['submitted_at']}"
+        + (f"  HELD: {row['held']}" if row["held"] else "")
         for row in rows
     ]
     emit({"requests": rows}, target, text="\n".join(lines) or "no requests")
@@ -54,6 +55,7 @@ def show(folder: Path, request: str, target: str | None) -> None:
     """Show one request: what will leave, what is asked, what to look at, what changed, the scientist's own code."""
     from fedrec.config import ConsortiumConfig, SiteConfig
     from fedrec.institution.diff import approved_before
+    from fedrec.institution.held import waiting
     from fedrec.institution.local import local_act
     from fedrec.institution.review import details, text_of
 
@@ -63,8 +65,9 @@ def show(folder: Path, request: str, target: str | None) -> None:
     before = approved_before(row, [one for one, _ in _rows(folder)])
     with local_act(folder, "view", row.fingerprint, row.id):
         items, members = len(consortium.item_ids()), len(consortium.member)
-        tried = _told(folder, row.plan)
-        shown = details(row, used, _now(), items, config.limits, before, members, _spent(folder), tried)
+        about = (members, _spent(folder), _told(folder, row.plan), _rehearsed(folder, row))
+        shown = details(row, used, _now(), items, config.limits, before, *about)
+        shown["held"] = waiting(folder / "state", row)
     emit(shown, target, text=text_of(shown))
 
 
@@ -117,6 +120,18 @@ def revoke(folder: Path, request: str, reason: str, target: str | None) -> None:
 
 @requests.command()
 @folder_argument
+@id_argument
+@click.option("--reason", default="", help="Why; for the log.")
+@json_option
+def release(folder: Path, request: str, target: str | None, reason: str) -> None:
+    """Let go an update that the leak gate holds, as FEDREC_USER; revoke refuses it."""
+    row, _ = _find(folder, request)
+    answer = _login(folder).release(row.id, reason)
+    emit(answer, target, text=f"released {row.name} ({row.id[:8]}), {answer['again']} jobs go on")
+
+
+@requests.command()
+@folder_argument
 @click.option("--reason", default="", help="Why; the scientists read it.")
 @json_option
 def pause(folder: Path, reason: str, target: str | None) -> None:
@@ -152,10 +167,22 @@ def _told(folder: Path, text: str) -> Told | None:
     """What a plan's update tells about this institution's users; None of very many rows."""
     from fedrec.exchange.plan import PlanText
     from fedrec.institution.store import Store
-    from fedrec.institution.told import told
+    from fedrec.institution.told import LOOKED_AT, told
 
     plan, store = PlanText.parse(text), Store.open(folder / "state")
     return None if store.n_rows > LOOKED_AT else told(plan, store.rows())
+
+
+def _rehearsed(folder: Path, row: Any) -> str:
+    """What the plan's update tells on the mock: as the permit says, or as it will say."""
+    from fedrec.exchange.plan import PlanText
+    from fedrec.institution.rehearsed import rehearsed
+    from fedrec.institution.store import Store
+
+    permit = row.signed_permit or {}
+    return str(
+        permit.get("rehearsal") or rehearsed(PlanText.parse(row.plan), folder, Store.open(folder / "state").version)
+    )
 
 
 def _spent(folder: Path) -> int:

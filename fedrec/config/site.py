@@ -62,6 +62,7 @@ class Limits(Table):
     members_apart: int = Field(default=2, ge=1)  # sums of the same statistic differ by so many institutions, or by none
     users_apart: int = Field(default=1, ge=1)  # fewer changed users since the last exact release are refused; 1 = never
     thin_cells: float = Field(default=1.0, ge=0, le=1)  # share of pairs of items with few users that may leave exactly
+    leak_gate: int | None = Field(default=None, ge=0, le=100)  # an attack right in more of 100 tries waits for a person
     jail_level: int = Field(default=2, ge=1, le=3)  # the least level that a job may run in
     epsilon_limit: float | None = Field(default=None, gt=0)  # of all runs together; None = no plan has to have one
     delta: float = Field(default=1e-5, gt=0, lt=0.01)  # the chance that epsilon_limit does not hold

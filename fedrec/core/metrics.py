@@ -22,6 +22,7 @@ from fedrec.core.split import Split
 CUT, RECALL_CUT, NEGATIVES = 10, 20, 99
 CELLS = 4_000_000  # scores held at once, about 32 MB
 EVERY_USER = ("hr", "ndcg", "recall", "recall10", "precision", "map", "mrr", "novelty", "popular")  # in [0, 1] each
+LISTED = EVERY_USER[-2:]  # of them those about the list
 NAMES = ("hr@10", "ndcg@10", "recall@20", "recall@10", "precision@10", "map@10", "mrr@10", "novelty@10", "popular@10")
 GROUPS, GROUP_EDGES, LEAST_GROUP = (":few", ":some", ":many"), (20, 100), 10
 Z95 = 1.959964  # of the normal distribution
@@ -97,7 +98,11 @@ class Sums:
     def means(self) -> dict[str, float | None]:
         """Means over users, by the names of the JSON contract, None without users; `rmse` and `mae` over rows."""
         named = zip(NAMES, EVERY_USER, strict=True)
-        found = {name: getattr(self, each) / self.users if self.users else None for name, each in named}
+        listed = self.novelty or self.popular  # under p2 there is no list to be novel
+        found = {
+            name: getattr(self, each) / self.users if self.users and (listed or each not in LISTED) else None
+            for name, each in named
+        }
         rmse, mae = (sqrt(self.squared / self.rated), self.absolute / self.rated) if self.rated else (None, None)
         return {**found, "rmse": rmse, "mae": mae}
 
@@ -109,6 +114,21 @@ class Sums:
         """(mean, low, high) of NDCG@10 of the federated model minus this one, paired by user; None as `interval`."""
         found = _interval(self.users, federated.ndcg - self.ndcg, self.gap_squares)
         return None if found is None else ((federated.ndcg - self.ndcg) / self.users, *found)
+
+
+def bootstrap(values: Values, seed: int, times: int = 2000) -> tuple[float, float] | None:
+    """The 95 % interval of a mean over users, for callers who hold every user's value; None for fewer than two.
+
+    Users are drawn with replacement; how often each different value is drawn is multinomial, so it is cheap.
+
+    Source: Efron 1979, Bootstrap methods, section 2; percentiles.
+    """
+    if len(values) < 2:
+        return None
+    different, counts = np.unique(values, return_counts=True)
+    drawn = np.random.default_rng(seed).multinomial(len(values), counts / len(values), size=times)
+    low, high = np.quantile(drawn @ different / len(values), [0.025, 0.975])
+    return float(low), float(high)
 
 
 def _interval(users: int, total: float, squares: float) -> tuple[float, float] | None:

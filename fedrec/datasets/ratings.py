@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import re
 from dataclasses import dataclass
@@ -22,9 +23,23 @@ USUAL: dict[Role, tuple[str, ...]] = {  # lower case, letters and digits only
         *("item", "itemid", "iid", "movie", "movieid", "product", "productid", "parentasin", "asin", "artist"),
         *("artistid", "song", "songid", "track", "trackid", "book", "bookid", "isbn", "business", "businessid", "sku"),
     ),
-    "rating": ("rating", "ratings", "score", "stars", "overall", "count", "plays", "playcount", "weight", "quantity"),
+    "rating": (
+        "rating",
+        "ratings",
+        "score",
+        "stars",
+        "overall",
+        "count",
+        "plays",
+        "playcount",
+        "weight",
+        "quantity",
+        "qty",
+        "bookrating",
+    ),
     "timestamp": ("timestamp", "time", "ts", "date", "datetime", "unixtime", "unixreviewtime", "createdat"),
 }
+LATIN = "latin-1"
 LEAST_SHARE = 0.5  # of the rows must be whole, or the file is not what it was taken for
 
 
@@ -37,17 +52,23 @@ class Ratings:
             `group` if one was asked for.
         columns: which column of the file was taken for which role, by its name or its position from 1.
         left_out: lines or rows that could not be used, by reason.
+        duplicates: rows of a user and item that another row stands for.
+        encoding: of the file's text; "" of a Parquet file.
     """
 
     frame: pd.DataFrame
     columns: dict[Role, str]
     left_out: dict[str, int]
+    duplicates: int = 0
+    encoding: str = ""
 
     def text(self) -> str:
         """One line on what was read as what, and what was left out."""
         taken = ", ".join(f"{role} = {name}" for role, name in self.columns.items())
         lost = ", ".join(f"{count} {reason}" for reason, count in self.left_out.items() if count)
-        return f"{len(self.frame)} rows; columns: {taken}" + (f"; left out: {lost}" if lost else "")
+        twice = f" ({self.duplicates} of them duplicates)" if self.duplicates else ""
+        odd = "; read as latin-1, since it is not UTF-8" if self.encoding == LATIN else ""
+        return f"{len(self.frame)} rows{twice}; columns: {taken}" + (f"; left out: {lost}" if lost else "") + odd
 
 
 def read_ratings(
@@ -91,7 +112,26 @@ def read_ratings(
         frame["timestamp"] = frame["timestamp"].astype("int64")
     if len(frame) < max(1, LEAST_SHARE * before):
         raise WrongInput(f"{file.name}: {len(frame)} of {before} rows can be used; name the columns ({_spell(chosen)})")
-    return Ratings(frame.reset_index(drop=True), {role: str(name) for role, name in chosen.items()}, lost)
+    twice, encoding = int(frame.duplicated(["user", "item"]).sum()), "" if _is_parquet(file) else encoding_of(file)
+    taken = {role: str(name) for role, name in chosen.items()}
+    return Ratings(frame.reset_index(drop=True), taken, lost, twice, encoding)
+
+
+def encoding_of(file: Path) -> str:
+    """UTF-8, or Latin-1 where a file is none: there every byte is a letter, so that no two ids become one."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        with file.open("rb") as data:
+            while part := data.read(1 << 20):
+                decoder.decode(part)
+            decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        return LATIN
+    return "utf-8-sig"
+
+
+def _is_parquet(file: Path) -> bool:
+    return file.suffix.lower() == ".parquet"
 
 
 def read_cells(file: Path, sep: str | None = None, header: bool | None = None) -> tuple[pd.DataFrame, int]:
@@ -105,7 +145,7 @@ def read_cells(file: Path, sep: str | None = None, header: bool | None = None) -
     """
     if not file.is_file():
         raise WrongInput(f"{file}: there is no such file")
-    return _parquet(file) if file.suffix.lower() == ".parquet" else _text(file, sep, header)
+    return _parquet(file) if _is_parquet(file) else _text(file, sep, header)
 
 
 def _group(table: pd.DataFrame, user: str, file: Path, column: str) -> pd.Series:
@@ -136,7 +176,8 @@ def _parquet(file: Path) -> tuple[pd.DataFrame, int]:
 def _text(file: Path, sep: str | None, header: bool | None) -> tuple[pd.DataFrame, int]:
     """Every cell as text; columns are named, or numbered from 1 as text; lines with too many cells are counted."""
     try:
-        with file.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
+        encoding = encoding_of(file)
+        with file.open(encoding=encoding, newline="") as lines:
             first = [line for line in (lines.readline() for _ in range(20)) if line.strip()]
     except OSError as error:
         raise WrongInput(f"{file.name}: cannot be read ({error.strerror})") from None
@@ -153,8 +194,7 @@ def _text(file: Path, sep: str | None, header: bool | None) -> tuple[pd.DataFram
             header=0 if named else None,
             dtype=str,
             keep_default_na=False,
-            encoding="utf-8-sig",
-            encoding_errors="replace",
+            encoding=encoding,
             on_bad_lines="skip",
             index_col=False,
         )

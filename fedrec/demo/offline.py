@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from fedrec.core.metrics import Sums, spread
+import numpy as np
+
+from fedrec.core.metrics import Sums, bootstrap, spread
 from fedrec.datasets import Ratings, deal, deal_by_taste
 from fedrec.datasets.about import About
 from fedrec.datasets.parts import deal_by_value, default_names
 from fedrec.errors import WrongInput
 from fedrec.institution.index import index_frame
-from fedrec.models import FeatureSums, create
+from fedrec.institution.work import Inside
+from fedrec.models import RATINGS, FeatureSums, create
 from fedrec.models.base import MOST_DENSE
 from fedrec.scientist.plan import Plan
 from fedrec.scientist.runs import Run
@@ -81,23 +85,37 @@ def compare(federation: SimulatedFederation, name: str, protocol: str, seed: int
     for statistic models.
 
     Returns:
-        Means over users by scope, as contracts.md's `evaluate`, with coverage and Gini of all lists of ten together;
-        means by institution; 95 % intervals of NDCG@10 by scope; and for each institution whether it is worth it.
+        How many users are judged; means over them by scope, as contracts.md's `evaluate`, with coverage and Gini of
+        all lists of ten together; means by institution; 95 % intervals of NDCG@10 by scope (bootstrap); and for each
+        institution whether it is worth it.
+
+    Raises:
+        WrongInput: the model needs times or ratings that the file has not, or nobody has a row to hold out.
     """
+    (first, *_) = federation._rows.values()
+    if name == "sequential" and first.time is None:
+        raise WrongInput("sequential needs to know when: name a column with --time-column, or take --model ease")
+    if name in RATINGS and first.rating.min() == first.rating.max():
+        raise WrongInput(
+            f"{name} needs ratings that differ: name their column with --rating-column, or take --model mf"
+        )
     model = create(fitting(name, federation.n_items), _prepared(federation, name, protocol, seed))
     plan = Plan(model=model, train=(protocol,), evaluate=True, seed=seed)
     together = pooled(federation)
     run, whole = federation.train(plan), together.train(plan)
     central, found = _sums(whole, protocol), _sums(run, protocol)
-    lists, of_whole = federation.listed[run.id, protocol], together.listed[whole.id, protocol]
+    if not sum(sums.users for sums in found["federated"].values()):
+        raise WrongInput(f"{protocol}: no user has a row to hold out; it takes 3 rows of a user, and 5 under p3")
+    inside, of_whole = federation.inside[run.id, protocol], together.inside[whole.id, protocol]
     return {
-        **{scope: _all(found[scope]) | spread(lists[scope]) for scope in ("popularity", "local", "federated")},
-        "centralised": _all(central["federated"]) | spread(of_whole["federated"]),
+        "judged": sum(sums.users for sums in found["federated"].values()),
+        **{scope: _all(found[scope]) | spread(_lists(inside, scope)) for scope in ("popularity", "local", "federated")},
+        "centralised": _all(central["federated"]) | spread(_lists(of_whole, "federated")),
         "local_by_institution": {site: sums.means() for site, sums in found["local"].items()},
         "federated_by_institution": {site: sums.means() for site, sums in found["federated"].items()},
-        "intervals": {scope: sum(by.values(), start=Sums()).interval() for scope, by in found.items()}
-        | {"centralised": central["federated"]["all"].interval()},
-        "worth": worth(run.evaluations[protocol], whole.evaluations[protocol]),
+        "intervals": {scope: _around(inside, scope, seed) for scope in found}
+        | {"centralised": _around(of_whole, "federated", seed)},
+        "worth": worth(run.evaluations[protocol], whole.evaluations[protocol], inside),
     }
 
 
@@ -120,6 +138,15 @@ def _sums(run: Run, protocol: str) -> dict[str, dict[str, Sums]]:
     answers = run.evaluations[protocol]
     scopes = [scope for scope in answers[0].numbers if ":" not in scope]
     return {scope: {a.site: Sums.from_dict(a.numbers[scope]) for a in answers} for scope in scopes}
+
+
+def _lists(inside: Mapping[str, Inside], scope: str) -> Any:
+    """In how many users' ten best each item stands."""
+    return np.sum([one.listed[scope] for one in inside.values()], axis=0)
+
+
+def _around(inside: Mapping[str, Inside], scope: str, seed: int) -> tuple[float, float] | None:
+    return bootstrap(np.concatenate([one.ndcg[scope] for one in inside.values()]), seed)
 
 
 def _all(sums: dict[str, Sums]) -> dict[str, float | None]:

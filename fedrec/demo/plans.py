@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fedrec import models
-from fedrec.config import Feature, SchemaConfig
+from fedrec.config import SchemaConfig
 from fedrec.examples.my_factors import MyFactors
 from fedrec.exchange.privacy import Privacy
 from fedrec.scientist.plan import Plan
@@ -63,13 +63,7 @@ def _model(name: str, settings: Settings) -> models.Model:
 
 
 def columns_of(schema: SchemaConfig) -> Iterator[str]:
-    """A model's columns for every feature of a schema: numbers, and one for each value of texts and tags."""
+    """The columns for every feature of a schema, as `FeatureSums` takes them: it finds texts and tags."""
     for of, features in (("user", schema.features.user), ("item", schema.features.item)):
         for name, feature in features.items():
-            yield from (f"{of}.{name}{value}" for value in _values(feature))
-
-
-def _values(feature: Feature) -> Iterator[str]:
-    if feature.type == "number":
-        yield ""
-    yield from (f"={value}" for value in feature.values or ())
+            yield f"{of}.{name}" + ("" if feature.type == "number" else "=*")

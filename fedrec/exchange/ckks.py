@@ -1,9 +1,10 @@
 """Sums of ciphertexts: institutions share a key, the centre adds what it cannot read, an institution decrypts the sum.
 
-What is encrypted are the whole numbers of secure_sum.py: fixed-point numbers by CKKS, counts by BFV, both of TenSEAL
-(Microsoft SEAL) with 128-bit parameters and only as many bits as additions need. Every institution holds the same
-secret and encrypts with it, so there is no public key that somebody could swap, and the centre needs the modulus
-alone: it adds arrays of whole numbers.
+What is encrypted are the whole numbers of secure_sum.py: fixed-point numbers by CKKS where one of its slots has room
+for them, counts and wider fixed-point numbers by BFV, which has twice the slots and room for more bits. Both are
+TenSEAL's (Microsoft SEAL), with 128-bit parameters and only as many bits as additions need. Every institution holds
+the same secret and encrypts with it, so there is no public key that somebody could swap, and the centre needs the
+modulus alone: it adds arrays of whole numbers.
 
 CKKS is not safe by itself once somebody sees what was decrypted: the noise in it gives the key away (Li and Micciancio
 2021, Eurocrypt). So its numbers are whole, one apart being more than all noise can be, and are rounded again: what
@@ -42,16 +43,12 @@ class Form:
     """One array of unsigned whole numbers that are added modulo 2^width.
 
     Args:
-        whole: counts, which go by BFV; fixed-point numbers go by CKKS.
+        whole: counts, which go by BFV whatever their width.
     """
 
     shape: tuple[int, ...]
     width: int
     whole: bool
-
-    @property
-    def scheme(self) -> str:
-        return "bfv" if self.whole else "ckks"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,24 +70,31 @@ class Layout:
         """The largest absolute number of one update; the sum stays below a quarter of the modulus."""
         return (PLAIN // 4 if scheme == "bfv" else 2**52 // self.scale(scheme)) // self.sites
 
+    def scheme(self, form: Form) -> str:
+        """bfv or ckks: split numbers go by BFV, in a third of the ciphertexts that CKKS would take."""
+        return "bfv" if form.whole or not self._fits(form, "ckks") else "ckks"
+
+    def _fits(self, form: Form, scheme: str) -> bool:
+        return int(2 ** (form.width - 1)) // self.sites <= self.most(scheme)
+
     def limbs(self, form: Form) -> tuple[int, int]:
         """(parts that a number is split into, bits of each); one part keeps its sign, many have none."""
-        most = self.most(form.scheme)
-        if 2 ** (form.width - 1) // self.sites <= most:
+        scheme = self.scheme(form)
+        if self._fits(form, scheme):
             return 1, form.width
-        bits = most.bit_length() - 1
+        bits = self.most(scheme).bit_length() - 1
         return -(-form.width // bits), bits
 
     def counts(self) -> dict[str, int]:
         """Ciphertexts of each scheme that is needed."""
         numbers = dict.fromkeys(SLOTS, 0)
         for form in self.forms.values():
-            numbers[form.scheme] += self.limbs(form)[0] * math.prod(form.shape)
+            numbers[self.scheme(form)] += self.limbs(form)[0] * math.prod(form.shape)
         return {scheme: -(-count // SLOTS[scheme]) for scheme, count in numbers.items() if count}
 
     @property
     def nbytes(self) -> int:
-        """Bytes of an encrypted update's arrays: 28 for each part of a number, 14 of a count, in full ciphertexts."""
+        """Bytes of an encrypted update's arrays: 28 for a number by CKKS, 14 for a part by BFV, in full ciphertexts."""
         return sum(count * 2 * DEGREE * WIDTH for count in self.counts().values())
 
 
@@ -205,7 +209,7 @@ def unpack(parts: Mapping[str, Array], layout: Layout) -> dict[str, Array]:
 
 
 def _of(layout: Layout, scheme: str) -> list[tuple[str, Form]]:
-    return [(name, form) for name, form in sorted(layout.forms.items()) if form.scheme == scheme]
+    return [(name, form) for name, form in sorted(layout.forms.items()) if layout.scheme(form) == scheme]
 
 
 def _garbage() -> Refused:

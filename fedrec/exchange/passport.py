@@ -30,8 +30,10 @@ FIELDS = frozenset(
         "users",
         "measures",
         "members",
+        "shared_key",
         "cost",
         "fedrec",
+        "rehearsal",
     ]
 )
 

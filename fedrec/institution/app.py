@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import re
 import sqlite3
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -28,7 +27,7 @@ from starlette.routing import Route
 from fedrec.errors import Refused
 from fedrec.exchange import signing
 from fedrec.institution.applications import APPLICATION, MAX_ASKED, Applications
-from fedrec.institution.calls import BYTES, SyftCalls, body_of, refused
+from fedrec.institution.calls import BYTES, SyftCalls, body_of, refused, trouble
 from fedrec.institution.decisions import Decisions
 from fedrec.institution.decrypt import decrypt_sum
 from fedrec.institution.doors import Doors
@@ -45,7 +44,6 @@ from fedrec.institution.site import Site
 from fedrec.institution.streams import Act, Guarded, parts
 from fedrec.institution.task_files import ids_of, update_of
 from fedrec.institution.texts import by_name
-from fedrec.institution.trouble import refusal_of
 from fedrec.institution.verify import NAMED, lines
 from fedrec.institution.walls import environment
 from fedrec.institution.witness import MAX_BODY, Witness
@@ -53,7 +51,6 @@ from fedrec.institution.witness import MAX_BODY, Witness
 _HEX64 = re.compile(r"[0-9a-f]{64}")
 MAX_WAIT_S = 25.0
 PAGE = 10**6  # bytes of events in one answer
-_log = logging.getLogger("fedrec.site")
 
 
 class Calls:
@@ -170,23 +167,28 @@ class Calls:
 
     async def pause(self, request: Request) -> Response:
         """Stop everything at once; the body is the reason that scientists read."""
+        decide = self._decisions.pause
+        return await self._decided(
+            request, lambda by, why: {"paused": True, "still_running": decide(by.email, by.role, why)}
+        )
+
+    async def resume(self, request: Request) -> Response:
+        decide = self._decisions.resume
+        return await self._decided(request, lambda by, _: {"paused": False, "again": decide(by.email, by.role)})
+
+    async def release(self, request: Request) -> Response:
+        """Let go what the leak gate holds of a request; the body is the reason."""
+        decide, name = self._decisions.release, request.path_params["request"]
+        return await self._decided(request, lambda by, why: {"released": name, "again": decide(by, name, why)})
+
+    async def _decided(self, request: Request, decide: Callable[[Account, str], dict[str, Any]]) -> Response:
         try:
             reason = await body_of(request, 1000)
             self._signed(request, hashlib.sha256(reason).hexdigest())
-            by, text = request.state.account, reason.decode("utf-8", "replace")
-            late = await run_in_threadpool(self._decisions.pause, by.email, by.role, text)
+            text = reason.decode("utf-8", "replace")
+            return JSONResponse(await run_in_threadpool(decide, request.state.account, text))
         except Refused as refusal:
             return self._refuse(request, refusal)
-        return JSONResponse({"paused": True, "still_running": late})
-
-    async def resume(self, request: Request) -> Response:
-        try:
-            self._signed(request, signing.EMPTY)
-            by = request.state.account
-            again = await run_in_threadpool(self._decisions.resume, by.email, by.role)
-        except Refused as refusal:
-            return self._refuse(request, refusal)
-        return JSONResponse({"paused": False, "again": again})
 
     async def recommend(self, request: Request) -> Response:
         """The best items for a user of the institution, told to its own applications."""
@@ -324,24 +326,18 @@ def build(site: Site, server: SyftServer, jobs: Jobs) -> Starlette:
             Route("/fedrec/v1/environment", calls.environment, methods=["GET"]),
             Route("/fedrec/v1/pause", calls.pause, methods=["POST"]),
             Route("/fedrec/v1/resume", calls.resume, methods=["POST"]),
+            Route("/fedrec/v1/releases/{request:str}", calls.release, methods=["POST"]),
             Route("/fedrec/v1/recommend", calls.recommend, methods=["POST"]),
             Route("/fedrec/v1/audit", calls.audit, methods=["GET"]),
             Route("/fedrec/v1/packs/{run:str}", calls.pack, methods=["GET"]),
         ],
         middleware=[Middleware(Doors)],
         exception_handlers={
-            **dict.fromkeys((Refused, OSError, sqlite3.OperationalError, Exception), _trouble),
+            **dict.fromkeys((Refused, OSError, sqlite3.OperationalError, Exception), trouble),
             HTTPException: unknown,
         },
         lifespan=lifespan,
     )
-
-
-async def _trouble(request: Request, error: Exception) -> Response:
-    """What goes wrong outside a handler's own rules leaves as a code too."""
-    if not isinstance(error, Refused):
-        _log.error("%s %s", request.method, request.url.path.split("/")[3:4], exc_info=error)
-    return refused(refusal_of(error), 503)
 
 
 def _what(request: Request) -> str:

@@ -23,6 +23,7 @@ MAX_ITEMS = 1000
 _FORMS: dict[str, tuple[Any, type]] = {
     "user": ("", str),
     "items": ([], list),
+    "about": ([], list),
     "k": (10, int),
     "where": ([], list),
     "explain": (False, bool),
@@ -91,7 +92,10 @@ class Applications:
             asked = _asked(body)
             served = self._now()
             more = (asked["k"], asked["where"], asked["explain"])
-            found = served.for_user(asked["user"], *more) if asked["user"] else served.for_items(asked["items"], *more)
+            if asked["user"]:
+                found = served.for_user(asked["user"], *more)
+            else:
+                found = served.for_items(asked["items"], *more, asked["about"])
         except (WrongInput, DataError) as error:
             raise Refused("recommend.form", str(error), "See docs/recommending.md") from None
         self._noted.given(len(found.items))
@@ -123,8 +127,8 @@ def _asked(body: bytes) -> dict[str, Any]:
             raise WrongInput(f"{name} is of another type")
         if form is list and not all(isinstance(one, str) for one in asked[name]):
             raise WrongInput(f"{name} is a list of texts")
-    if bool(asked["user"]) == bool(asked["items"]) or len(asked["items"]) > MAX_ITEMS:
-        raise WrongInput(f"name a user, or 1 to {MAX_ITEMS} items")
+    if bool(asked["user"]) == bool(asked["items"] or asked["about"]) or len(asked["items"]) > MAX_ITEMS:
+        raise WrongInput(f"name a user, or 1 to {MAX_ITEMS} items, or what is known about somebody")
     return asked
 
 

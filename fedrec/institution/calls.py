@@ -264,3 +264,10 @@ async def body_of(request: Request, limit: int) -> bytes:
 def refused(refusal: Refused, status: int = 403) -> JSONResponse:
     """A refusal as JSON; 413 and 429 where HTTP has a word for it."""
     return JSONResponse(refusal.answer(), status_code=_STATUS.get(refusal.code, status))
+
+
+async def trouble(request: Request, error: Exception) -> Response:
+    """What goes wrong outside a handler's own rules leaves as a code too."""
+    if not isinstance(error, Refused):
+        _log.error("%s %s", request.method, request.url.path.split("/")[3:4], exc_info=error)
+    return refused(refusal_of(error), 503)

@@ -15,10 +15,13 @@ from fedrec.exchange.budget import cost_of_plan
 from fedrec.exchange.passport import sign
 from fedrec.exchange.plan import PlanText, fingerprint
 from fedrec.institution.acts import reason_of
+from fedrec.institution.held import let_go
 from fedrec.institution.jobs import Jobs
 from fedrec.institution.ledger import Account, RequestRow
 from fedrec.institution.limits import check_limits, ranges_of
 from fedrec.institution.permit import make
+from fedrec.institution.rehearsed import rehearsed
+from fedrec.institution.shared_key import named
 from fedrec.institution.site import Site
 from fedrec.institution.spent import check_left
 from fedrec.institution.told import check_cells
@@ -103,6 +106,8 @@ class Decisions:
             limits=limits,
             caps=site.config.limits,
             ranges=ranges_of(plan, site.config.limits),
+            shared_key=named(site.state, plan),
+            rehearsal=rehearsed(plan, site.folder, site.store.version),
         )
         if (cost := cost_of_plan(plan, facts["epsilon"]) - site.ledger.spent(row.id)) > 0:
             check_left(site.ledger.spent(), cost, site.config.limits)
@@ -133,6 +138,22 @@ class Decisions:
                 raise Refused(
                     "site.error", "PySyft did not take the decision; the site did", "Nothing runs; tell the owner"
                 )
+
+    def release(self, by: Account, request: str, reason: str) -> int:
+        """Let go what the leak gate holds; the jobs that waited for it go on. Returns how many.
+
+        Raises:
+            Refused: `permit.missing`, `gate.self`, what the permit says now, or `release.none` when nothing is held.
+        """
+        site, row = self._site, self._row(request)
+        if by.email == row.scientist or by.key == row.key:
+            raise Refused("gate.self", "nobody lets an update of his own plan go", "Ask another owner or reviewer")
+        self._jobs.permit_of(row.id)
+        ids = {"request": row.id, "detail": reason_of(reason)}
+        with site.audit.act(by.email, by.role, "release", row.fingerprint, **ids) as facts:
+            facts.update(let_go(site, row, by.email))
+            facts["again"] = self._jobs.go_on(row.id)
+            return int(facts["again"])
 
     def pause(self, by: str, role: str, reason: str) -> int:
         """Stop everything at once: no call, no job and no byte until `resume`; running jobs end within five seconds.

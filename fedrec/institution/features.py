@@ -32,7 +32,7 @@ def collect(
     columns, counts = {}, {}
     for name, feature in wanted.items():
         codes, values = distinct(table[name])
-        readable = [_read(value, feature) for value in values]
+        readable = [read(value, feature) for value in values]
         good = np.array([value is not None for value in readable] + [False])[codes]
         blank = np.array([clean_id(value) is None for value in values] + [True])[codes]
         rows = np.flatnonzero(good & (where >= 0))
@@ -45,7 +45,7 @@ def collect(
     return pa.table(columns), counts
 
 
-def _read(value: object, feature: Feature) -> float | str | list[str] | None:
+def read(value: object, feature: Feature) -> float | str | list[str] | None:
     """The value as the feature's type, or None when it is missing or not allowed."""
     text = clean_id(value)
     if text is None:

@@ -60,6 +60,7 @@ OWN: dict[str, frozenset[str]] = {
     ),
     "POST pause": frozenset({"owner", "reviewer", "operator"}),
     "POST resume": frozenset({"owner", "reviewer"}),
+    "POST releases": frozenset({"owner", "reviewer"}),
     "GET packs": frozenset({"owner", "reviewer", "auditor"}),
     "POST recommend": frozenset(),  # no account's: the institution's applications show a token
     "GET audit": frozenset({"owner", "reviewer", "scientist", "auditor"}),

@@ -20,6 +20,7 @@ from fedrec.institution.acts import reason_of
 from fedrec.institution.ledger import RequestRow
 from fedrec.institution.limits import check_limits
 from fedrec.institution.permit import Task
+from fedrec.institution.shared_key import key_under
 from fedrec.institution.site import Site
 from fedrec.institution.sums import check_members
 from fedrec.institution.task_files import Runner, base_of, forget_round, ids_of, kept_noise, needed
@@ -71,6 +72,8 @@ class Jobs:
                 check_start(plan, task.kind, task.round, task.base)
                 names = [member.name for member in site.consortium.member]
                 check_members(plan, task.kind, task.members, site.config.name, names)
+                if task.kind == "train" and row.signed_permit is not None:
+                    key_under(site.state, plan, row.signed_permit)  # before the round is spent
                 with self._files, self._lock:  # who reserves it, his intent is the one that the job's outcome answers
                     base_of(self._site, row, task)
                     known = site.ledger.reserve(job, row.id, task, site.now(), site.here, _cost(plan, row, task))
@@ -123,7 +126,8 @@ class Jobs:
             raise Refused("job.missing", "there is no such job", "Start it with a call of the approved function")
         self.permit_of(known.request)
         if known.status == "running" and (trouble := self._troubled.get(job)) is not None:
-            return {**trouble.answer(), "key": job}
+            held = {"status": "held"} if trouble.code == "release.held" else {}
+            return {**trouble.answer(), **held, "key": job}
         if known.status == "running":
             return self._running(job)
         return {**(known.answer or {}), "key": job}
@@ -184,10 +188,10 @@ class Jobs:
                 self._jail.kill(job)
             time.sleep(0.02)
 
-    def go_on(self) -> int:
-        """After a pause: start again what was running; it was reserved once and is not reserved again."""
+    def go_on(self, request: str | None = None) -> int:
+        """Start again what was running, of one request or of all; it was reserved once and is not reserved again."""
         with self._lock:
-            jobs = [job for job in self._site.ledger.running() if job.key not in self._active]
+            jobs = [job for job in self._site.ledger.running(request) if job.key not in self._active]
             for job in jobs:
                 row = self._site.ledger.request(job.request)
                 if row is not None:

@@ -9,6 +9,7 @@ from typing import Any
 from fedrec.errors import WrongInput
 from fedrec.institution import store
 from fedrec.institution.audit import read
+from fedrec.institution.held import gone
 from fedrec.institution.permit import KINDS
 from fedrec.institution.published import Published
 from fedrec.institution.site import Site
@@ -49,6 +50,8 @@ def _state(site: Site, intent: Mapping[str, Any]) -> str:
             return "unanswered"
         case "data.delete":
             return _done(intent["object"] not in store.versions(site.state))
+        case "release":
+            return _done(row is not None and gone(site.state, row))
         case "pause" | "resume" as act:
             return _done(site.ledger.paused() == (act == "pause"))
         case "redact":

@@ -17,6 +17,7 @@ from fedrec.exchange.passport import sign
 from fedrec.exchange.plan import PlanText
 from fedrec.exchange.wire import encode
 from fedrec.institution.apart import check_apart, note_release
+from fedrec.institution.held import check_held
 from fedrec.institution.incoming import check_model, checked_made
 from fedrec.institution.jail import Report
 from fedrec.institution.ledger import RequestRow
@@ -24,7 +25,7 @@ from fedrec.institution.noised import noised, noised_sums, once, sharing
 from fedrec.institution.outgoing import Protect, numbers_of, numbers_sha256, update_of
 from fedrec.institution.permit import Task, stricter
 from fedrec.institution.published import Published
-from fedrec.institution.shared_key import SharedKey
+from fedrec.institution.shared_key import key_under
 from fedrec.institution.site import Site
 from fedrec.institution.store import Store
 from fedrec.institution.sums import check_members, protection
@@ -81,6 +82,8 @@ def perform(
     if exact:
         check_apart(site, store)
         check_cells(plan, site.config.limits, store, task.protocol)
+    if task.kind == "train":
+        check_held(site, plan, row, permit, store)
     folder = site.state / "jobs" / job
     shutil.rmtree(folder, ignore_errors=True)
     check_room(site.state, site.config.limits.megabytes)
@@ -124,10 +127,10 @@ def perform(
 
 
 def _protection(site: Site, plan: PlanText, row: RequestRow, task: Task) -> Protect | None:
-    """What the plan's secure sum makes of an update. Raises: Refused as `check_members` and `protection`."""
+    """What the plan's secure sum makes of an update. Raises: Refused as `check_members`, `key_under`, `protection`."""
     pinned = {member.name: member.key for member in site.consortium.member}
     check_members(plan, task.kind, task.members, site.config.name, pinned)
-    shared = SharedKey.load(site.state) if plan.protects.sum == "ckks" else None
+    shared = key_under(site.state, plan, row.signed_permit or {})
     own = (site.config.name, site.keys.site, pinned, site.store.n_items, plan, row.plan)
     return protection(*own, task, shared.key if shared else None)
 

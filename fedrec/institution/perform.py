@@ -38,7 +38,7 @@ class Done:
         users: users who have such rows.
         numbers: sums over users by scope; empty but for evaluate.
         measures: numbers that leave beside the update, by name; empty but for train.
-        listed: by scope, in how many lists of ten each item stands; never leaves, empty but for evaluate.
+        inside: what an evaluation finds and never leaves; empty but for evaluate.
     """
 
     update: dict[str, Array] | None = None
@@ -47,7 +47,7 @@ class Done:
     users: int = 0
     numbers: dict[str, Any] = field(default_factory=dict)
     measures: dict[str, float] = field(default_factory=dict)
-    listed: dict[str, Array] = field(default_factory=dict)
+    inside: work.Inside = field(default_factory=work.Inside)
 
 
 def perform(
@@ -86,9 +86,9 @@ def perform(
         return Done(leaves, stays, trained.rows, trained.users, measures=trained.measures)
     if kind == "evaluate":
         yardstick = None if protocol == VALIDATION else lambda: alone(protocol)  # many are validated, one is evaluated
-        listed: dict[str, Array] = {}
-        numbers = work.evaluate(model, rows, protocol, base, own, plan.seed, yardstick, least_most, listed)
-        return Done(numbers=numbers, listed=listed)
+        inside = work.Inside()
+        numbers = work.evaluate(model, rows, protocol, base, own, plan.seed, yardstick, least_most, inside)
+        return Done(numbers=numbers, inside=inside)
     lists = work.top_items(model, rows, base, own, min(LIST_LENGTH, rows.n_items))
     counts = base.tensors.get("counts", np.bincount(rows.item, minlength=rows.n_items))
     popular = np.lexsort((np.arange(rows.n_items), -counts))[:LIST_LENGTH].astype(np.int32)

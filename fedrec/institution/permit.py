@@ -116,6 +116,8 @@ def make(
     limits: Mapping[str, Any],
     caps: Limits,
     ranges: Mapping[str, Sequence[float]] | None = None,
+    shared_key: str = "",
+    rehearsal: str = "",
 ) -> dict[str, Any]:
     """The facts of a permit, unsigned: what the plan asks, cut to the approver's limits and the site's caps.
 
@@ -124,6 +126,8 @@ def make(
             epsilon (lower than the plan's: more noise).
         caps: the site's; what bounds a job is written down, so that a looser site.toml does not loosen the permit.
         ranges: the site's for the settings of the plan's model: least and most.
+        shared_key: the id of the key of encrypted sums that the site has; "" for other plans.
+        rehearsal: what the plan's update told on the mock.
 
     Raises:
         Refused: `permit.limit` when a limit is not of its form.
@@ -165,6 +169,7 @@ def make(
         "ranges": {name: list(span) for name, span in (ranges or {}).items()},
         "data_version": data_version,
         "consortium": consortium,
+        "shared_key": shared_key,
         "tasks": {
             "train": train,
             "evaluate": min(evaluations_of(plan), caps.evaluate),
@@ -181,6 +186,7 @@ def make(
         "approver": approver,
         "approver_key": approver_key,
         "approved_at": stamp(now),
+        "rehearsal": rehearsal,
     }
 
 

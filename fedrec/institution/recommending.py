@@ -6,22 +6,24 @@ Nothing here leaves the institution. A scientist's own code is never run here: s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrec.config import ConsortiumConfig, SiteConfig
+from fedrec.config import ConsortiumConfig, SchemaConfig, SiteConfig
+from fedrec.core.features import Features, from_values
 from fedrec.core.ids import clean_id
 from fedrec.core.interactions import Interactions
 from fedrec.core.params import Array, SharedParams
 from fedrec.core.threads import one_thread
 from fedrec.errors import DataError, WrongInput
+from fedrec.institution.features import read
 from fedrec.institution.local import local_act
 from fedrec.institution.published import Published
-from fedrec.institution.store import Store
+from fedrec.institution.store import Store, read_features
 from fedrec.institution.where import ItemFacts
 from fedrec.models import from_plan
 from fedrec.models.base import Model
@@ -60,6 +62,7 @@ def recommend(
     user: str | None = None,
     items: Sequence[str] = (),
     *,
+    about: Sequence[str] = (),
     k: int = 10,
     where: Sequence[str] = (),
     explain: bool = False,
@@ -70,6 +73,7 @@ def recommend(
 
     Args:
         items: ids, oldest first; with no `user`.
+        about: what is known of somebody with no `user`, such as "town=Bern" or "age=31": user features of schema.toml.
         k: 1 to 100.
         where: filters, such as "genre=Drama" or "year>=1990"; all must hold.
         explain: look for reasons.
@@ -77,12 +81,12 @@ def recommend(
     Raises:
         WrongInput: no model is published, or an argument is wrong.
     """
-    if (user is None) == (not items):
-        raise WrongInput("name a user or items")
+    if (user is None) == (not items and not about):
+        raise WrongInput("name a user, or items, or what is known about somebody")
     folder = Path(folder)
     with local_act(folder, "recommend", Published(folder / "state").current()["model"]) as facts:
         served = Recommender(folder)
-        found = served.for_items(items, k, where, explain) if user is None else served.for_user(user, k, where, explain)
+        found = served.for_user(user, k, where, explain) if user else served.for_items(items, k, where, explain, about)
         facts.update(users=1, items=len(found.items), known=found.known)
     return found
 
@@ -98,7 +102,10 @@ class Recommender:
         self.store = Store.open(state)
         if self.store.n_items != len(self.items) or self._popular.max(initial=0) >= len(self.items):
             raise WrongInput("the catalogue has changed since the data were taken in or the model was published")
-        self._rows, self.users = self.store.rows(), self.store.user_ids()
+        table = self.facts.get("table") or {"name": "own"}  # an older fedrec did not keep it
+        self._model: Model | None = None if table["name"] == "own" else from_plan(table)
+        self._rows, self.users = self._with_features(self.store.rows()), self.store.user_ids()
+        self._kinds = SchemaConfig.load(folder / "schema.toml").features.user
         self._place = {user: place for place, user in enumerate(self.users)}
         self._listed = self._place_in_lists(state)
         self._known = ItemFacts(consortium.catalogue_path, self.store)
@@ -106,8 +113,6 @@ class Recommender:
         self._at = {item: place for place, item in enumerate(self.items)}
         how = self.facts.get("personal")
         self._which: Literal["shared", "personal", "own"] = "own" if how == "local" else "personal" if how else "shared"
-        table = self.facts.get("table") or {"name": "own"}  # an older fedrec did not keep it
-        self._model: Model | None = None if table["name"] == "own" else from_plan(table)
         counts = shared.get("counts")
         if counts is not None and counts.shape == (len(self.items),):
             self._popular = np.argsort(-counts, kind="stable")
@@ -128,14 +133,53 @@ class Recommender:
         listed = self._lists[self._listed[name]] if fresh and name in self._listed else None
         return self._answer(mine, listed, k, where, explain)
 
-    def for_items(self, items: Sequence[str], k: int, where: Sequence[str] = (), explain: bool = False) -> Recommended:
-        """The best `k` items for somebody who touched `items`, oldest first; ids not in the catalogue are left out."""
+    def for_items(
+        self,
+        items: Sequence[str],
+        k: int,
+        where: Sequence[str] = (),
+        explain: bool = False,
+        about: Sequence[str] = (),
+    ) -> Recommended:
+        """The best `k` items for somebody who touched `items`, oldest first; ids not in the catalogue are left out.
+
+        Args:
+            about: user features, such as "town=Bern"; models that read none do without.
+
+        Raises:
+            WrongInput: as `for_user`; schema.toml keeps no such feature of users, or allows no such value.
+        """
+        known = self._told(about)
         asked = dict.fromkeys(place for item in items if (place := self._at.get(clean_id(item) or "")) is not None)
         item = np.array(list(asked), dtype=np.int32)
         most = self._rows.rating.max()  # for models of ratings: liked as much as can be
         time = None if self._rows.time is None else np.arange(len(item), dtype=np.int64)
-        mine = Interactions(np.zeros_like(item), item, np.full(len(item), most), time, 1, len(self.items))
-        return self._answer(mine if len(item) else None, None, k, where, explain)
+        mine = Interactions(
+            np.zeros_like(item), item, np.full(len(item), most), time, 1, len(self.items), known, self._rows.items
+        )
+        return self._answer(mine if len(item) or known is not None else None, None, k, where, explain)
+
+    def _told(self, about: Sequence[str]) -> Features | None:
+        """What is said about one user; None for a model that does not read it."""
+        values = {}
+        for one in about:
+            name, _, text = one.partition("=")
+            if name not in self._kinds:
+                raise WrongInput(f"{name}: schema.toml keeps no such feature of users")
+            if (value := read(text, self._kinds[name])) is None:
+                raise WrongInput(f"{name}: schema.toml does not allow this value")
+            values[name] = [value]
+        return from_values(values, 1) if values and hasattr(self._model, "columns") else None
+
+    def _with_features(self, rows: Interactions) -> Interactions:
+        """The rows with what is known about users and items, where the served model reads it."""
+        if not hasattr(self._model, "columns"):
+            return rows
+        users, items = (
+            None if table is None else read_features(table)
+            for table in (self.store.features("users"), self.store.features("items"))
+        )
+        return replace(rows, users=users, items=items)
 
     def _answer(
         self, mine: Interactions | None, listed: Array | None, k: int, where: Sequence[str], explain: bool
@@ -183,7 +227,7 @@ class Recommender:
         last = list(dict.fromkeys(mine.item[::-1].tolist()))[:LOOKED_AT]
         rows = mine.take(np.sort([int(np.flatnonzero(mine.item == item)[-1]) for item in last]))
         each = np.arange(len(rows), dtype=np.int32)
-        alone = Interactions(each, rows.item, rows.rating, rows.time, len(rows), rows.n_items)
+        alone = Interactions(each, rows.item, rows.rating, rows.time, len(rows), rows.n_items, None, rows.items)
         alike = self._score(alone)[:, list(best)]
         order = np.argsort(-alike, axis=0, kind="stable")[:REASONS]
         return [
@@ -206,7 +250,10 @@ class Recommender:
     def _rows_of(self, place: int) -> Interactions:
         low, high = np.searchsorted(self._rows.user, [place, place + 1])
         rows = self._rows.take(slice(int(low), int(high)))  # type: ignore[arg-type]
-        return Interactions(np.zeros_like(rows.user), rows.item, rows.rating, rows.time, 1, rows.n_items)
+        known = rows.users and rows.users.take(np.array([place]))
+        return Interactions(
+            np.zeros_like(rows.user), rows.item, rows.rating, rows.time, 1, rows.n_items, known, rows.items
+        )
 
     def _place_in_lists(self, state: Path) -> dict[str, int]:
         """The row of the lists by user id."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from fedrec.config.site import Limits
@@ -65,6 +66,7 @@ def details(
     institutions: int = 1,
     spent: int = 0,
     told: Told | None = None,
+    rehearsal: str = "",
 ) -> dict[str, Any]:
     """One request as `fedrec requests show` has it: plan, what leaves, what is asked, what to look at, what changed.
 
@@ -74,6 +76,7 @@ def details(
         institutions: members of the consortium.
         spent: what noisy releases have cost at this site so far.
         told: what the update tells, tried on the site's rows; None where it was not tried.
+        rehearsal: the same on the mock, as the permit has it or will have it.
     """
     plan = PlanText.parse(row.plan)
     old = None if before is None else PlanText.parse(before.plan)
@@ -88,6 +91,7 @@ def details(
         for name, tensor in plan.leaves.items()
     ]
     permit = summary(row, used, now)["permit"]
+    learnt = _learnt(plan, limits, len(plan.sites) or institutions, spent, permit, told)
     facts = {
         "train_tasks": plan.train_tasks,
         "bytes": plan.travels(n_items),
@@ -103,7 +107,7 @@ def details(
         "own_code": plan.own_code is not None,
         "used": dict(used),
         "noise": plan.protects.epsilon is not None,
-        "learnt": _learnt(plan, limits, len(plan.sites) or institutions, spent, permit, told),
+        "learnt": [*learnt, *wrap(rehearsal, 100)],
         "code": [fact.as_dict() for fact in (facts_of(plan.own_code) if plan.own_code else [])],
         "plan": [fact.as_dict() for fact in plan_facts(plan, old)],
     }

@@ -9,6 +9,7 @@ from typing import Any
 from fedrec.exchange.plan import PlanText
 from fedrec.institution.diff import text_of_diff
 from fedrec.institution.facts import AMBER, GREEN, RED, WORDS
+from fedrec.models.features import ANY
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,8 @@ def parts_of(shown: Mapping[str, Any]) -> list[Part]:
         f"scientist   {shown['scientist']}, submitted {shown['submitted_at']}",
         f"purpose     {plan.purpose}",
     ]
+    if shown.get("held"):
+        head.append(f"HELD        {shown['held']}")
     learnt = [*SEEN[plan.protects.sum], *(f"  {line}" for line in facts["learnt"])]
     parts = [
         Part("", head),
@@ -111,6 +114,7 @@ def _running(plan: PlanText) -> list[str]:
         f"  {what}, fedrec {plan.fedrec}",
         *settings,
         *([f"  reads the features of {' and '.join(plan.features)} that columns names"] if plan.features else []),
+        *_found(plan.model),
         *(f"  local {key} = {value!r}" for key, value in plan.local.items()),
         f"  the centre merges with {plan.aggregator['name']}",
         *(f"  the centre tries {key} = {value!r} on what was merged" for key, value in plan.search.items()),
@@ -118,6 +122,15 @@ def _running(plan: PlanText) -> list[str]:
         *([f"  with the institutions {', '.join(plan.sites)}"] if plan.sites else []),
         f"  {install}",
     ]
+
+
+def _found(model: Mapping[str, Any]) -> list[str]:
+    """Of a plan that finds the texts of features: that they leave."""
+    names = [name.removesuffix(ANY) for name in model.get("columns", ()) if name.endswith(ANY)]
+    if not names:
+        return []
+    least = model.get("least", 10)
+    return [f"  the texts of {', '.join(names)} leave as they are written, those that at least {least} users have"]
 
 
 def _asked(limits: Sequence[Mapping[str, str]]) -> list[str]:

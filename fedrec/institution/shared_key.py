@@ -25,6 +25,7 @@ from fedrec.config import ConsortiumConfig, SiteConfig
 from fedrec.errors import Refused, WrongInput
 from fedrec.exchange.ckks import key_id, make_key
 from fedrec.exchange.passport import sign, signed_by
+from fedrec.exchange.plan import PlanText
 from fedrec.exchange.wire import canonical
 from fedrec.institution.local import local_act
 from fedrec.institution.site import Keys
@@ -155,6 +156,28 @@ def take(folder: Path, file: Path) -> dict[str, Any]:
         said.update(_facts(shared))
         shared.save(folder / "state")
     return _facts(shared)
+
+
+def named(state: Path, plan: PlanText) -> str:
+    """The id of the shared key that a permit of `plan` names; "" without encrypted sums, or without a key yet."""
+    shared = SharedKey.load(state) if plan.protects.sum == "ckks" else None
+    return shared.id if shared else ""
+
+
+def key_under(state: Path, plan: PlanText, permit: Mapping[str, Any]) -> SharedKey | None:
+    """The shared key that a permit names; None where the plan's sums are not encrypted.
+
+    Raises:
+        Refused: `ckks.key` without a key; `ckks.other` when it is not the one of the approval.
+    """
+    if plan.protects.sum != "ckks":
+        return None
+    if (shared := SharedKey.load(state)) is None:
+        raise Refused("ckks.key", "this institution has no shared key", "Its owner takes it: fedrec site keys --take")
+    if permit.get("shared_key") != shared.id:
+        reason = "the permit was given under another shared key, or before there was one"
+        raise Refused("ckks.other", reason, "Ask the owner to approve again")
+    return shared
 
 
 def _facts(shared: SharedKey) -> dict[str, Any]:

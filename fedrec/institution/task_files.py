@@ -190,6 +190,8 @@ def facts_of(site: Site, row: RequestRow, task: Task, permit: Mapping[str, Any])
         "data_version": permit["data_version"],
         "fedrec": fedrec.__version__,
         "members": list(task.members),
+        "shared_key": permit.get("shared_key", ""),
+        "rehearsal": str(permit.get("rehearsal", "not measured: an older permit")),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from fedrec.core.params import Array, PrivateParams
 from fedrec.core.split import split
 from fedrec.errors import Refused
 from fedrec.exchange.budget import cost_of_task
+from fedrec.exchange.noise import Source
 from fedrec.exchange.plan import PlanText
 from fedrec.institution.leak import thin_cells
 from fedrec.institution.noised import noised
@@ -24,6 +26,7 @@ from fedrec.models import GRADIENTS, from_plan
 FEW = 5  # users, in the count of cells that few stand behind
 CANARIES, DRAWS = 25, 2  # people, and updates with and without each: 100 tries
 SECONDS = 2.0
+LOOKED_AT = 10**6  # rows of an institution on which a plan is tried while somebody waits
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,7 @@ class Told:
         shown: items that the attacker reads from it, of which `true` were touched, of `touched` in all; None where no
             array has a row for each item.
         thin: cells of X'X that fewer than `FEW` users stand behind, and all; None where no pairs are released exactly.
+        empty: nobody who was tried adds anything to the first update, so it says nothing of the later ones.
     """
 
     right: int
@@ -43,6 +47,7 @@ class Told:
     true: int = 0
     touched: int = 0
     thin: tuple[int, int] | None = None
+    empty: bool = False
 
     def lines(self, *, summed: bool) -> list[str]:
         """In plain words.
@@ -73,7 +78,16 @@ class Told:
         return said
 
 
-def told(plan: PlanText, rows: Interactions, *, seconds: float = SECONDS, seed: int = 0) -> Told | None:
+def told(
+    plan: PlanText,
+    rows: Interactions,
+    *,
+    seconds: float = SECONDS,
+    people: int = CANARIES,
+    draws: int = DRAWS,
+    seed: int = 0,
+    random: Source = os.urandom,
+) -> Told | None:
     """Attack a plan's first update as `leak.membership` does, on the contributions themselves.
 
     The attacker has the model, every other row, and what a person has, and makes from them the updates with and without
@@ -83,7 +97,9 @@ def told(plan: PlanText, rows: Interactions, *, seconds: float = SECONDS, seed: 
     Args:
         rows: all of the institution's.
         seconds: after which no more people are tried; one is always.
+        draws: updates with and without each of the people.
         seed: chooses the people.
+        random: of the noise; a cryptographic generator wherever rows are real.
 
     Returns:
         None for own code, which runs in the jail only, and for models that need features prepared first.
@@ -103,16 +119,17 @@ def told(plan: PlanText, rows: Interactions, *, seconds: float = SECONDS, seed: 
         return one[0].tensors
 
     def left(exact: Mapping[str, Array]) -> Mapping[str, Array]:
-        return noised(exact, model.sensitivity(0), cost, 1) if noisy else exact  # type: ignore[attr-defined]
+        return noised(exact, model.sensitivity(0), cost, random=random) if noisy else exact  # type: ignore[attr-defined]
 
-    whole, right, tries = update(seen), 0, 0
+    whole, right, tries, most = update(seen), 0, 0, 0.0
     users = np.unique(seen.user)
-    for user in np.random.default_rng(seed).permutation(users)[:CANARIES]:
+    for user in np.random.default_rng(seed).permutation(users)[:people]:
         without = update(_rows(seen, seen.user != user))
         adds = {name: whole[name].astype(np.float64) - without[name] for name in whole}
         size = sum(float((array**2).sum()) for array in adds.values())
+        most = max(most, size)
         for inside, truth in ((True, whole), (False, without)):
-            for _ in range(DRAWS):
+            for _ in range(draws):
                 seen_there = left(truth)
                 far = sum(
                     float((adds[name] * (seen_there[name] - without[name].astype(np.float64))).sum()) for name in adds
@@ -122,7 +139,7 @@ def told(plan: PlanText, rows: Interactions, *, seconds: float = SECONDS, seed: 
         if time.monotonic() > end:
             break
     shown, true, touched = _items(plan, left(whole), np.bincount(seen.item, minlength=rows.n_items) > 0)
-    return Told(right, tries, shown, true, touched, cells(plan, seen))
+    return Told(right, tries, shown, true, touched, cells(plan, seen), not most > 0)
 
 
 def cells(plan: PlanText, seen: Interactions) -> tuple[int, int] | None:

@@ -1,4 +1,4 @@
-"""What passes by itself: no room on the disk, no file handle, a locked ledger, a clock set back, the wrong hour.
+"""What passes: no room on the disk, no file handle, a locked ledger, a clock set back, the wrong hour, a held update.
 
 A task that meets it is not ended: the same task, sent again when it is over, runs under what it had reserved.
 """
@@ -12,7 +12,9 @@ from pathlib import Path
 
 from fedrec.errors import Refused
 
-PASSING = frozenset({"audit.write", "ledger.write", "site.disk", "site.handles", "permit.early", "permit.hours"})
+PASSING = frozenset(
+    {"audit.write", "ledger.write", "site.disk", "site.handles", "permit.early", "permit.hours", "release.held"}
+)
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO}
 _HANDLES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN}
 

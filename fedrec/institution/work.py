@@ -107,6 +107,19 @@ def _fit(
     return local.fit(model, rows, shared, private)
 
 
+@dataclass(frozen=True, slots=True)
+class Inside:
+    """What an evaluation finds that is no part of what may leave; only a simulation, which holds all rows, reads it.
+
+    Args:
+        listed: by scope, in how many users' ten best each item stands; shape (n_items,).
+        ndcg: by scope and group of users, NDCG@10 of each user; shape (users,).
+    """
+
+    listed: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+    ndcg: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+
+
 def evaluate(
     model: Model,
     rows: Interactions,
@@ -116,7 +129,7 @@ def evaluate(
     seed: int,
     alone: Callable[[], tuple[SharedParams, PrivateParams]] | None,
     scale: tuple[float, float] | None = None,
-    listed: dict[str, NDArray[np.int64]] | None = None,
+    inside: Inside | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Sums over this institution's users: how well the held-out items are found.
 
@@ -125,7 +138,7 @@ def evaluate(
         private: what its last round left here.
         alone: makes the local-only model, see `train_alone`; None leaves "local" out.
         scale: lowest and highest rating; without it a model of ratings is not judged by its errors.
-        listed: gets, by scope, in how many users' ten best each item stands; it is no part of what may leave.
+        inside: gets what stays here.
 
     Returns:
         By scope (federated, local, popularity) what core.metrics.Sums.as_dict holds, or Outcomes.as_dict; and by
@@ -157,17 +170,20 @@ def evaluate(
         for scope, score in scorers.items():
             times = np.zeros(rows.n_items, dtype=np.int64)
             values[scope] = measured(score, parts, protocol, seed, times)
-            if listed is not None:
-                listed[scope] = times
+            if inside is not None:
+                inside.listed[scope] = times
         if scale is not None and getattr(model, "rates", False):
             off = {scope: errors(scorers[scope], parts, scale) for scope in trained}
     groups = {} if protocol == "validation" else by_rows(parts)
     ours, everybody = values["federated"], np.ones(len(values["federated"]), dtype=np.bool_)
+    groups = {"": everybody, **groups}
+    if inside is not None:
+        inside.ndcg.update({scope + group: values[scope][who, 1] for group, who in groups.items() for scope in values})
     return {
         scope + group: Sums.of(
             each[who], None if scope == "federated" else ours[who], off[scope][who] if scope in off else None
         ).as_dict()
-        for group, who in {"": everybody, **groups}.items()
+        for group, who in groups.items()
         for scope, each in values.items()
     }
 

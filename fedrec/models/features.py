@@ -7,7 +7,7 @@ of it (which columns stay, their means and scales) stands in the trained model's
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -18,9 +18,11 @@ from fedrec.core.features import Features
 from fedrec.core.interactions import Interactions
 from fedrec.core.params import Array, PrivateParams, SharedParams
 from fedrec.errors import WrongInput
+from fedrec.models import vocabulary
 from fedrec.models.base import positive
 
-USER, ITEM = "user.", "item."
+USER, ITEM, ANY = "user.", "item.", "=*"
+FEWEST = 5  # users behind a text that leaves without having been named
 
 
 class Prepared(Protocol):
@@ -50,6 +52,8 @@ def check_columns(model: Any) -> None:
         raise WrongInput(f"{model.name}.columns: each once, such as 'user.age' or 'item.genre=War'")
     if not hasattr(model, "centre"):
         return
+    if open_ones := [name for name in names if name.endswith(ANY)]:
+        raise WrongInput(f"{model.name}.columns: {open_ones[0]} stands for texts that a plan of `features` finds first")
     for values in (model.centre, model.scale):
         good = all(type(value) in (int, float) and np.isfinite(value) for value in values)
         if len(values) not in (0, len(names)) or not good:
@@ -98,16 +102,19 @@ class FeatureSums:
     A user's column is summed over the users with train rows, an item's over the train rows. At each institution
     a column is left out (zeros leave) when its value is other than zero for fewer than `least` users but for some,
     or zero for fewer than `least` but for some, and a count of unknown ones below `least` is zero too.
+    `item.genre=*` finds the texts of a feature too (models.vocabulary): each is a column under the same rule.
 
     Args:
         columns: as in `Prepared`.
-        least: fewest users.
+        least: fewest users; 5 or more with `=*`.
         outcome: take the train rows of outcome models, which are split by user.
+        texts: how many different texts each `=*` has room for; longer ones than 48 bytes are not found.
     """
 
     columns: tuple[str, ...] = ()
     least: int = 10
     outcome: bool = False
+    texts: int = 100
 
     name: ClassVar[str] = "features"
     rounds_default: ClassVar[int] = 1
@@ -115,35 +122,64 @@ class FeatureSums:
     by_user: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        positive(self, "least")
+        positive(self, "least", "texts")
         check_columns(self)
+        if self._open and self.least < FEWEST:
+            raise WrongInput(f"features.least: at least {FEWEST} with {self._open[0]}, whose texts leave as written")
+
+    @property
+    def _open(self) -> list[str]:
+        return [name for name in self.columns if name.endswith(ANY)]
 
     def leaves(self) -> dict[str, str]:
-        return {"sums": f"float64 {max(1, len(self.columns))} x 4"}
+        return {name: f"float64 {' x '.join(map(str, a.shape))}" for name, a in self.init(0, 0).tensors.items()}
 
     def init(self, n_items: int, seed: int) -> SharedParams:
-        return SharedParams({"sums": np.zeros((max(1, len(self.columns)), 4))})
+        tables = {"texts": np.stack([vocabulary.empty(self.texts) for _ in self._open])} if self._open else {}
+        return SharedParams({"sums": np.zeros((max(1, len(self.columns)), 4)), **tables})
 
     def fit_site(
         self, rows: Interactions, shared: SharedParams, private: PrivateParams
     ) -> tuple[SharedParams, PrivateParams]:
         x = rows.matrix()
         active = np.diff(x.indptr) > 0
-        sums = np.zeros_like(shared["sums"])
+        found = {name: np.zeros_like(array) for name, array in shared.tensors.items()}
         for place, name in enumerate(self.columns):
             of = USER if name.startswith(USER) else ITEM
-            column = values(rows, [name], of)[:, 0]
             weight = active.astype(np.float64) if of == USER else np.asarray(x.sum(0), dtype=np.float64).ravel()
-            known = ~np.isnan(column)
-            groups = [known & (column != 0), known & (column == 0)]
-            behind = [_users(x, group & (weight > 0), of) for group in groups]
-            if any(0 < count < self.least for count in behind):
-                continue
+            if name.endswith(ANY):
+                known, counts = self._texts(rows, name, x, weight)
+                vocabulary.put(found["texts"][self._open.index(name)], counts)
+                held = np.zeros(len(weight))
+            else:
+                held = values(rows, [name], of)[:, 0]
+                known = ~np.isnan(held)
+                groups = [known & (held != 0), known & (held == 0)]
+                if any(0 < _users(x, group & (weight > 0), of) < self.least for group in groups):
+                    continue
             unknown = ~known & (weight > 0)
             missing = float(weight[unknown].sum()) if _users(x, unknown, of) >= self.least else 0.0
-            w, value = weight[known], column[known]
-            sums[place] = missing, w.sum(), w @ value, w @ value**2
-        return SharedParams({"sums": sums}), private
+            w, value = weight[known], held[known]
+            found["sums"][place] = missing, w.sum(), w @ value, w @ value**2
+        return SharedParams(found), private
+
+    def _texts(self, rows: Interactions, name: str, x: Any, weight: Array) -> tuple[Array, dict[str, float]]:
+        """Who has any text, and the summed weight of each text that enough users have and enough have not.
+
+        Where too few users have any, nobody has.
+        """
+        of, features = (USER, rows.users) if name.startswith(USER) else (ITEM, rows.items)
+        labels = features.labels.get(name[len(of) : -len(ANY)]) if features else None
+        if labels is None or _users(x, labels.known & (weight > 0), of) < self.least:
+            return np.zeros(len(weight), dtype=np.bool_), {}
+        counts = {}
+        for text, column in zip(labels.values, labels.has.tocsc().T, strict=True):
+            has = np.asarray(column.todense()).ravel() > 0
+            groups = [group & (weight > 0) for group in (has, labels.known & ~has)]
+            behind = [_users(x, group, of) for group in groups]
+            if behind[0] >= self.least and not 0 < behind[1] < self.least and vocabulary.fits(text):
+                counts[text] = float(weight[has].sum())
+        return labels.known, counts
 
     def finish(self, shared: SharedParams, merged: SharedParams) -> SharedParams:
         return merged
@@ -156,9 +192,12 @@ class FeatureSums:
 
         A column that does not vary is left out. Numbers are scaled by their deviation; texts and `?` columns, which
         are 0 or 1, are only centred. A feature with unknown values also gets its `?` column.
+
+        Raises:
+            WrongInput: a feature has more texts than `texts`.
         """
         columns, centre, scale = [], [], []
-        for name, (missing, known, total, squares) in zip(self.columns, shared["sums"].tolist(), strict=False):
+        for name, missing, known, total, squares in self._sums(shared):
             mean = total / known if known else 0.0
             deviation = max(squares / known - mean**2, 0.0) ** 0.5 if known else 0.0
             if deviation <= 1e-9 * max(1.0, abs(mean)):
@@ -172,6 +211,18 @@ class FeatureSums:
                 centre.append(_short(missing / (missing + known)))
                 scale.append(1.0)
         return {"columns": tuple(columns), "centre": tuple(centre), "scale": tuple(scale)}
+
+    def _sums(self, shared: SharedParams) -> Iterator[tuple[str, float, float, float, float]]:
+        """Column, unknown, known, sum and squares, with the texts that were found in place of `=*`."""
+        for name, (missing, known, total, squares) in zip(self.columns, shared["sums"].tolist(), strict=False):
+            if not name.endswith(ANY):
+                yield name, missing, known, total, squares
+                continue
+            try:
+                counts = vocabulary.take(shared["texts"][self._open.index(name)])
+            except WrongInput as error:
+                raise WrongInput(f"{name}: {error}") from None
+            yield from ((name[:-1] + text, missing, known, n, n) for text, n in counts.items())
 
 
 def _users(x: Any, group: Array, of: str) -> int:

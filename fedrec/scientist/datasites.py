@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
@@ -19,7 +20,7 @@ from fedrec.exchange import signing
 from fedrec.exchange.request import function_name
 from fedrec.exchange.wire import encode, sha256
 from fedrec.scientist.federation import Answer, RoundTask, SiteRefused, Watch
-from fedrec.scientist.fetch import fetched, fetched_ring, opened_sum, passport_of
+from fedrec.scientist.fetch import check_shared, fetched, fetched_ring, opened_sum, passport_of, shared_key_of
 from fedrec.scientist.plan import Plan
 from fedrec.scientist.requests import Requests
 from fedrec.scientist.runs import Run
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from fedrec.scientist.syft_client import SyftSite
 
+HELD_S, HELD_POLL_S = 3600.0, 15.0  # how long a run waits for an owner's decision, and looks for it how often
 POLL_S = 5  # how long one look at a job waits; the line to the site is taken meanwhile
 _log = logging.getLogger("fedrec")
 
@@ -117,10 +119,18 @@ class Datasites:
         return {site: {key: own.get(plan.fingerprint, missing)[key] for key in missing} for site, own in found}
 
     def ready(self, plan: Plan, among: Sequence[str] = ()) -> tuple[str, ...]:
-        """The sites whose owners have approved the plan."""
+        """The sites whose owners have approved the plan.
+
+        Raises:
+            Refused: `ckks.differ` when their permits name different keys of encrypted sums.
+        """
         asked = [site for site in self._asked(plan) if site in (among or self._sites)]
         found = zip(asked, self._pool.map(self._own, asked), strict=True)
-        return tuple(site for site, own in found if own.get(plan.fingerprint, {}).get("status") == "approved")
+        rows = {site: own.get(plan.fingerprint, {}) for site, own in found}
+        keys = {site: shared_key_of(row) for site, row in rows.items() if row.get("status") == "approved"}
+        if plan.spec.protects.sum == "ckks":
+            check_shared(keys)
+        return tuple(keys)
 
     def attach(self, name: str, folder: Path | str = "runs") -> Run | Requests:
         """Pick up where an earlier program or notebook left off, days later.
@@ -254,9 +264,13 @@ class Datasites:
                 answer = site.call(function_name(plan.text, plan.spec.name), message)
                 if answer.get("code") != "task.base":
                     break
-            while answer.get("status") == "running":
+            while answer.get("status") in ("running", "held"):
                 if closed is not None and closed.is_set():
                     raise Refused("update.late", "the run went on without this site", "The site may go on")
+                if answer["status"] == "held":
+                    say("held")
+                    answer = self._held(name, known["id"], answer, closed)
+                    continue
                 say(state := str(answer.get("state", "training")))
                 answer = self._job(site, known["id"], answer["key"], 1 if state == "queued" else POLL_S)
             say("uploading")
@@ -264,7 +278,7 @@ class Datasites:
                 raise Refused.from_answer(answer)
             update = None
             if task.kind == "train":
-                facts = passport_of(name, self._keys[name], known["id"], task, message, answer)
+                facts = passport_of(name, self._keys[name], known["id"], task, message, answer, shared_key_of(known))
                 if not task.members:  # a masked update is fetched when every member has one
                     update = fetched(site, name, known["id"], task, facts)
             self._checkpoints[name] = exchange(name, site, carried)
@@ -305,6 +319,16 @@ class Datasites:
     def open_sum(self, answer: Answer, data: bytes) -> tuple[Answer, dict[str, Array]]:
         """The sum that one site decrypts, see `opened_sum`."""
         return opened_sum(self._sites[answer.site], answer, data)
+
+    def _held(self, name: str, request: str, answer: dict[str, Any], closed: threading.Event | None) -> dict[str, Any]:
+        """What comes of an answer that waits for the site's owner. Raises: Refused when he takes too long."""
+        _log.warning("%s holds its answer until its owner lets it go or refuses it", name)
+        closed, until = closed or threading.Event(), time.monotonic() + HELD_S
+        while answer.get("status") == "held" and not closed.wait(HELD_POLL_S):
+            answer = self._job(self._sites[name], request, answer["key"], POLL_S)
+            if answer.get("status") == "held" and time.monotonic() > until:
+                raise Refused.from_answer(answer)
+        return answer
 
     def _job(self, site: SyftSite, request: str, key: str, seconds: int) -> dict[str, Any]:
         return dict(json.loads(site.own("GET", f"/fedrec/v1/jobs/{key}?wait={seconds}", request=request)))

@@ -78,7 +78,7 @@ class SiteState:
     """What a site is doing in a round, for people who watch.
 
     Args:
-        state: sending, queued, training, uploading, done or refused.
+        state: sending, queued, training, held (until the site's owner decides), uploading, done or refused.
         why: of refused: what the site said, or what the centre found wrong with its update.
     """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -19,12 +20,19 @@ if TYPE_CHECKING:
 
 
 def passport_of(
-    name: str, key: str, request: str, task: RoundTask, message: Mapping[str, Any], answer: Mapping[str, Any]
+    name: str,
+    key: str,
+    request: str,
+    task: RoundTask,
+    message: Mapping[str, Any],
+    answer: Mapping[str, Any],
+    shared_key: str,
 ) -> dict[str, Any]:
     """The passport of a site's update, once it is found to be for this task.
 
     Args:
         key: the site's as pinned; hex.
+        shared_key: the id of the key of encrypted sums that the site's permit names; "" for other plans.
 
     Raises:
         Refused: `update.` and the first field that is not what was asked for.
@@ -32,9 +40,30 @@ def passport_of(
     facts: dict[str, Any] = answer["passport"]
     passport.check(
         facts, key=key, site=name, request=request, plan=task.plan.fingerprint, members=list(task.members),
-        **{key: message[key] for key in ("run", "round", "kind", "protocol", "base", "nonce")},
+        shared_key=shared_key, **{key: message[key] for key in ("run", "round", "kind", "protocol", "base", "nonce")},
     )  # fmt: skip
     return facts
+
+
+def shared_key_of(row: Mapping[str, Any]) -> str:
+    """What the permit of a request, as a site lists it, names its shared key; "" for none."""
+    return str((row.get("permit") or {}).get("shared_key", ""))
+
+
+def check_shared(keys: Mapping[str, str]) -> None:
+    """Accept a round of encrypted sums only where all institutions have the same key.
+
+    Args:
+        keys: what each names its shared key, by site; "" for none.
+
+    Raises:
+        Refused: `ckks.differ` with the names of those that differ from the most.
+    """
+    most = Counter(keys.values()).most_common(1)[0][0] if keys else ""
+    others = [site for site, key in keys.items() if key != most or not key]
+    if others:
+        reason = f"{', '.join(others)} approved the plan with another shared key than the most, or with none"
+        raise Refused("ckks.differ", reason, "Compare fedrec site keys, take the newest key, and approve again there")
 
 
 def fetched(site: SyftSite, name: str, request: str, task: RoundTask, facts: Mapping[str, Any]) -> SiteUpdate:

@@ -9,6 +9,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from fedrec.errors import WrongInput
 from fedrec.scientist.lines import chief
 
 SIZE = (9, 3.2)  # inches
@@ -98,6 +99,8 @@ def _sites(log: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def scores_figure(table: Any, metric: str = "ndcg@10", title: str = "", path: Path | None = None) -> Picture:
     """One bar per institution and scope, from `Run.evaluate`'s table; bars of all users together bear their value."""
+    if metric not in table:
+        raise WrongInput(f"{metric} is no plot: take rounds, worth or one of {', '.join(map(str, table.columns[2:]))}")
     figure = Picture(figsize=SIZE, layout="constrained")
     axes: Any = figure.subplots()
     wide = table.pivot_table(index="institution", columns="scope", values=metric, sort=False)

@@ -13,6 +13,7 @@ from fedrec.errors import Refused
 from fedrec.exchange.ckks_plan import added, layout_of
 from fedrec.exchange.wire import encode, sha256
 from fedrec.scientist.federation import Answer, RoundTask, SiteRefused, SiteState, Watch
+from fedrec.scientist.fetch import check_shared
 
 if TYPE_CHECKING:
     from fedrec.scientist.datasites import Datasites
@@ -50,6 +51,7 @@ class SiteCalls:
         answers, rings = [answer for answer, _ in found], [ring for _, ring in found]
         if task.plan.spec.protects.sum != "ckks":
             return answers, rings
+        check_shared({answer.site: str(answer.receipt["shared_key"]) for answer in answers})
         total = added(rings, layout_of(task.plan.spec, self.n_items, len(task.members)))
         first, ring = self._federation.open_sum(answers[0], encode(total))
         return [first, *answers[1:]], [ring]

@@ -164,6 +164,10 @@ class SyftSite:
         """End the pause, as owner or reviewer; how many jobs begin again."""
         return dict(json.loads(self.own("POST", "/fedrec/v1/resume")))
 
+    def release(self, request: str, reason: str = "") -> dict[str, Any]:
+        """Let go what the site's leak gate holds of a request, as owner or reviewer; how many jobs go on."""
+        return dict(json.loads(self.own("POST", f"/fedrec/v1/releases/{request}", reason.encode())))
+
     def pages(self, after: int = -1) -> Iterator[dict[str, Any]]:
         """The site's audit log after an event's number, as it stands; a scientist's holds his own acts.
 

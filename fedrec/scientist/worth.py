@@ -1,30 +1,37 @@
 """Is it worth it for us? Popularity, alone, federated and centralised, by institution, with one sentence each.
 
-Made from the sums that sites release: no user's value is needed for an interval of the paired difference.
+Made from the sums that sites release: no user's value is needed for a normal interval of the paired difference. In a
+simulation, which has every user's value, the intervals are those of the bootstrap.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fedrec.core.metrics import Sums
+import numpy as np
+
+from fedrec.core.metrics import Sums, bootstrap
 from fedrec.errors import WrongInput
 from fedrec.scientist.federation import Answer
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from fedrec.institution.work import Inside
     from fedrec.scientist.runs import Run
 
 
-def worth(answers: Sequence[Answer], central: Sequence[Answer] = ()) -> list[dict[str, Any]]:
+def worth(
+    answers: Sequence[Answer], central: Sequence[Answer] = (), inside: Mapping[str, Inside] | None = None
+) -> list[dict[str, Any]]:
     """One row per institution and group of users, by NDCG@10; "all" is the mean over users, group "" is everybody.
 
     Args:
         answers: of an evaluation that has a local baseline.
         central: the answers of a run on all rows in one place, which only a simulation has; they say nothing by
             institution.
+        inside: by institution, what a simulation knows of it.
 
     Returns:
         institution, group, users, popularity, local, federated, centralised (None without), `gain` = federated -
@@ -53,6 +60,10 @@ def worth(answers: Sequence[Answer], central: Sequence[Answer] = ()) -> list[dic
         }
         for site, of in {**sums, "all": total}.items():
             gain = of["local"].gain(of["federated"])
+            if gain is not None and inside is not None:
+                among = [inside[one].ndcg for one in (sums if site == "all" else (site,))]
+                gaps = [ndcg["federated" + group] - ndcg["local" + group] for ndcg in among]
+                gain = (gain[0], *(bootstrap(np.concatenate(gaps), 0) or gain[1:]))
             row: dict[str, Any] = {
                 "institution": site,
                 "group": group.removeprefix(":"),
@@ -91,4 +102,6 @@ def of_run(run: Run, protocol: str, centralised: Run | None = None) -> pd.DataFr
     for one in (run, centralised):
         if one is not None:
             one.evaluate(protocol)
-    return pd.DataFrame(worth(run.evaluations[protocol], centralised.evaluations[protocol] if centralised else ()))
+    central = centralised.evaluations[protocol] if centralised else ()
+    inside = getattr(run.federation, "inside", {}).get((run.id, protocol))  # a simulation's
+    return pd.DataFrame(worth(run.evaluations[protocol], central, inside))

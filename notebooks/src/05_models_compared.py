@@ -115,7 +115,8 @@ runs["default"].plot("worth")
 measured = {name: run.evaluate().set_index(["scope", "institution"]) for name, run in runs.items()}
 columns = ["hr@10", "ndcg@10", "novelty@10", "popular@10"]
 beyond = pd.DataFrame({name: found.loc[("federated", "all"), columns] for name, found in measured.items()}).T
-lists = {name: cinemas.listed[run.id, "p1"]["federated"] for name, run in runs.items()}  # by film, in how many
+kept = {name: cinemas.inside[run.id, "p1"].values() for name, run in runs.items()}  # what never leaves real sites
+lists = {name: sum(one.listed["federated"] for one in of) for name, of in kept.items()}  # by film, in how many
 beyond = beyond.join(pd.DataFrame({name: spread(times) for name, times in lists.items()}).T)
 beyond.astype(float).round(3)
 

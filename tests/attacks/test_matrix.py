@@ -132,6 +132,7 @@ WAYS = [
     Way("run", "GET /fedrec/v1/environment"),
     Way("decide", "request.apply", "permit.missing", uid),
     Way("decide", "request.undo", "permit.missing", lambda known: {**uid(known), "reason": "no"}),
+    Way("decide", f"POST /fedrec/v1/releases/{JOB}", "permit.missing"),
     Way("decide", "user.get_all"),
     Way("decide", "notifications.resolve_object"),
     Way("pause", "POST /fedrec/v1/pause"),

@@ -183,3 +183,59 @@ def test_a_cut_by_taste_parts_users_of_different_tastes():
     rows = Interactions(user, item, np.ones(len(item), np.float32), None, 40, 40)
     place = deal_by_taste(rows, 2)
     assert sorted([set(place[::2].tolist()), set(place[1::2].tolist())], key=min) == [{0}, {1}]
+
+
+def test_a_file_that_is_not_utf8_keeps_its_ids_apart_and_says_so(tmp_path):
+    rows = [f"jos{'éè'[n % 2]}{n // 2},film {i},{i}" for n in range(40) for i in range(n % 3, n % 3 + 8)]
+    text = "\n".join(["user,item,timestamp", *rows, rows[0]])
+    for encoding in ("utf-8", "latin-1"):
+        (tmp_path / f"{encoding}.csv").write_text(text, encoding=encoding)
+        done = evaluate(
+            "--ratings", tmp_path / f"{encoding}.csv", "--model", "popularity", "--institutions", 2, "--json", "-"
+        )
+        assert json.loads(done.stdout)["users"] == 40
+        assert json.loads(done.stdout)["duplicates"] == 1
+        assert ("read as latin-1" in done.stderr) == (encoding == "latin-1")
+
+
+@pytest.mark.parametrize(
+    ("header", "rows", "model", "said"),
+    [
+        ("user,item", 8, "sequential", "sequential needs to know when"),
+        ("user,item", 8, "mf-explicit", "mf-explicit needs ratings that differ"),
+        ("user,item", 1, "ease", "no user has a row to hold out"),
+    ],
+)
+def test_a_model_that_the_file_cannot_feed_is_refused_in_words(tmp_path, header, rows, model, said):
+    lines = [f"u{user},i{(user + step) % 12}" for user in range(30) for step in range(rows)]
+    (tmp_path / "file.csv").write_text("\n".join([header, *lines]))
+    done = evaluate("--ratings", tmp_path / "file.csv", "--model", model, "--institutions", 2)
+    assert done.returncode == 2, done.stdout
+    assert said in done.stderr
+
+
+def test_p2_has_no_lists_and_wide_figures_stand_apart(tmp_path):
+    lines = [f"u{user},i{(user * step) % 17},{10_000 * step}" for user in range(30) for step in range(1, 9)]
+    (tmp_path / "file.csv").write_text("\n".join(["user,item,rating", *lines]))
+    done = evaluate(
+        "--ratings",
+        tmp_path / "file.csv",
+        "--model",
+        "mf-explicit",
+        "--institutions",
+        2,
+        "--protocol",
+        "p2",
+        "--json",
+        "-",
+    )
+    assert json.loads(done.stdout)["federated"]["novelty@10"] is None
+    shown = evaluate(
+        "--ratings", tmp_path / "file.csv", "--model", "mf-explicit", "--institutions", 2
+    ).stdout.splitlines()
+    head = next(line for line in shown if "rmse" in line).split()
+    assert all(
+        len(line.split()) == len(head) + 1
+        for line in shown
+        if line.startswith(("popularity", "local ", "federated", "centralised "))
+    )

@@ -36,7 +36,7 @@ def code(call, *given, **more):
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 50), WIDTHS, WIDTHS, st.integers(0, 2**32 - 1), st.integers(1, 3000))
 def test_the_decrypted_sum_is_exact_for_any_numbers_widths_and_sites(sites, width, counted, seed, size):
-    """Fixed-point numbers by CKKS, counts by BFV: no noise of the encryption is left, and nothing wraps.
+    """Fixed-point numbers by CKKS or BFV, counts by BFV: no noise of the encryption is left, and nothing wraps.
 
     The same ciphertexts come again and again, so that their noise adds up as it would at the very worst.
     """
@@ -153,18 +153,22 @@ def test_the_modulus_is_seals_and_its_128_bits_are_checked_by_it():
 
 
 @pytest.mark.parametrize(
-    ("width", "whole", "sites", "each"),
-    [(32, True, 50, 14), (64, True, 50, 28), (32, False, 10, 28), (32, False, 50, 56), (64, False, 4, 84)],
-)
-def test_the_size_is_known_before_and_is_that_of_the_arrays(width, whole, sites, each):
-    slots = 4096 if whole else 2048
+    ("width", "whole", "sites", "scheme", "each"),
+    [
+        (32, True, 50, "bfv", 14), (64, True, 50, "bfv", 28),
+        (32, False, 10, "ckks", 28), (32, False, 50, "bfv", 14), (64, False, 4, "bfv", 28),
+    ],
+)  # fmt: skip
+def test_the_size_is_known_before_and_is_that_of_the_arrays(width, whole, sites, scheme, each):
+    slots = ckks.SLOTS[scheme]
     for count, size in (
         (slots, slots * each),
         (slots * 2, slots * 2 * each),
-        (1, 57344 * each // (14 if whole else 28)),
+        (1, 57344 * each // (14 if scheme == "bfv" else 28)),
     ):
         form = Form((count,), width, whole)
         layout = Layout({"v": form}, sites)
+        assert layout.scheme(form) == scheme
         sent = ckks.pack(ckks.encrypt({"v": np.zeros(count, f"uint{width}")}, KEY, layout))
         assert sum(part.nbytes for part in sent.values()) == layout.nbytes <= size
         assert count == 1 or layout.nbytes == size
@@ -178,7 +182,7 @@ def test_what_a_dense_gram_needs_and_what_fits_in_16_mb():
         return layout_of(plan, 1682, 4).nbytes / 1e6
 
     assert needs(("items", "items"), (0, 32)) == 691 * 57344 / 1e6  # 39.6 MB
-    assert needs(("items", "items"), (24, 64)) > 200
+    assert needs(("items", "items"), (24, 64)) > 64
     assert needs((1000, 1000), (0, 32)) < 16  # the 1,000 items touched most
     assert needs(("items", 64), (16, 32)) < 3.2
-    assert needs(("items", 64), (24, 64)) < 9.2
+    assert needs(("items", 64), (24, 64)) < 3.2

@@ -60,7 +60,8 @@ OF_THE_SITE = {
     "members_apart",
     "users_apart",
     "thin_cells",
-}  # test_spent, test_jail_levels, test_jail_attacks, test_audit_replay, test_sums, test_apart, test_told
+    "leak_gate",
+}  # test_spent, test_jail_levels, test_jail_attacks, test_audit_replay, test_sums, test_apart, test_told, test_held
 LATER = (datetime.now(UTC).hour + 6) % 24  # an hour in which no test runs
 LAX = "own_code = true\nallow_echo = true\n"
 

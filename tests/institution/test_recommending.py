@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from serving import COUNTS, serve
-from small_site import ITEMS, own
+from small_site import ITEMS, own, recipe
 
 import fedrec
 from fedrec.cli.main import cli
@@ -40,6 +41,63 @@ def test_a_user_who_came_after_the_training_is_folded_in_and_a_stranger_gets_wha
     assert served.for_items(["film-0", "film-7", "no such film"], 8).items == served.for_user("late", 8).items
     assert served.for_items(["no such film"], 1).how == "popular"
     assert served.for_user("late", 8).items == ["film-6", *(f"film-{place}" for place in range(1, 6))]  # all but seen
+
+
+def hybrid(site):
+    """A model that says by features alone that town t1 likes genre g1; all items have been touched somewhere."""
+    for of, lines in (
+        ("items", [f"film-{i},g{i % 2}" for i in range(8)]),
+        ("users", [f"canary-{i},t{i % 2}" for i in range(6)]),
+    ):
+        head = {"items": "item,genre", "users": "user,town"}[of]
+        (site.folder / "data" / f"{of}.csv").write_text("\n".join([head, *lines]) + "\n")
+    with (site.folder / "schema.toml").open("a") as file:
+        file.write('[features.item.genre]\ntype = "text"\n[features.user.town]\ntype = "text"\nvalues = ["t0", "t1"]\n')
+    toml = site.folder / "site.toml"
+    toml.write_text('item_data = "data/items.csv"\nuser_data = "data/users.csv"\n' + toml.read_text())
+    take_in_folder(site.folder)
+    columns = {"columns": ["user.town=t1", "item.genre=g1"], "centre": [0.5, 0.5], "scale": [1.0, 1.0]}
+    shared = {
+        "items": np.full((8, 4), 1e-6),
+        "of_items": np.array([[2.0, 0, 0, 0]]),
+        "of_users": np.array([[3.0, 0, 0, 0]]),
+    }
+    serve(
+        site,
+        plan=replace(recipe("ease"), model={"name": "hybrid", "factors": 4, **columns}),
+        shared={name: array.astype(np.float32) for name, array in shared.items()},
+    )
+    return Recommender(site.folder)
+
+
+def genres(found):
+    return [int(item[-1]) % 2 for item in found.items]
+
+
+def test_a_model_of_features_reads_them_when_somebody_is_folded_in(site):
+    served = hybrid(site)
+    assert genres(served.for_items(["film-1", "film-3"], 4)) == [1, 1, 0, 0]  # film-5 and 7 are left of genre 1
+    assert genres(served.for_items(["film-0", "film-2"], 4)) == [0, 0, 1, 1]
+    for town in (0, 1):
+        new = served.for_items([], 8, about=[f"town=t{town}"])
+        assert (new.how, genres(new)) == ("folded", [town] * 4 + [1 - town] * 4)
+    add_rows(site, ("canary-1", "film-6", 2000))  # no list any more: folded in, with the town of data/users.csv
+    again = Recommender(site.folder).for_user("canary-1", 2)
+    assert again.how == "folded"
+    assert genres(again)[0] == 1
+
+
+def test_what_is_told_about_somebody_must_be_in_the_schema(site):
+    served = hybrid(site)
+    for about in ("shoe=44", "town=t9", "town"):
+        with pytest.raises(WrongInput, match=r"schema\.toml"):
+            served.for_items([], 3, about=[about])
+
+
+def test_a_model_without_features_gives_a_newcomer_what_is_popular(site):
+    hybrid(site)
+    serve(site, "ease", EASE)
+    assert Recommender(site.folder).for_items([], 2, about=["town=t1"]).how == "popular"
 
 
 def test_rows_that_came_after_the_training_count_as_seen(site):
@@ -146,7 +204,7 @@ def test_the_command_and_the_call_from_python_count_in_the_log_and_name_nobody(s
     assert [event["object"] for event in events] == [model] * 3
     assert [event["detail"]["items"] for event in events] == [1, 2, 1]
     assert "canary" not in "".join(map(str, read(site.folder)))
-    with pytest.raises(WrongInput, match="a user or items"):
+    with pytest.raises(WrongInput, match="name a user, or items"):
         fedrec.recommend(site.folder)
 
 

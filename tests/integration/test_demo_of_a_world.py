@@ -43,7 +43,9 @@ def test_the_sums_of_features_come_first_and_the_hybrid_reads_what_came_of_them(
     runs = [line["run"].rpartition("-")[0] for line in report["rounds"]]
     assert runs == ["features_of_hybrid-p1", *["hybrid-p1"] * 2, *["hybrid-p3"] * 2, *["hybrid-all"] * 2]
     asked, trained = said.split("what the owner of harbour reads about the plan hybrid:")
-    assert "user.age_band=18-29" in asked
+    assert "the texts of user.age_band, user.region, item.category" in " ".join(asked.split())
+    assert "user.age_band=18-29" not in asked
+    assert "user.age_band=18-29" in trained
     assert "centre =" in trained
     assert "centre =" not in asked
 

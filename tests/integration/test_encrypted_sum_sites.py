@@ -14,7 +14,9 @@ from fedrec.exchange.privacy import Privacy
 from fedrec.exchange.wire import decode, encode
 from fedrec.institution import audit
 from fedrec.institution.evidence.reconcile import reconcile
+from fedrec.institution.ledger import Ledger
 from fedrec.institution.shared_key import SharedKey, share, take
+from fedrec.scientist import datasites, site_calls
 from fedrec.scientist.datasites import Datasites
 
 pytestmark = pytest.mark.sites
@@ -48,8 +50,8 @@ def test_a_gradient_model_is_the_simulated_one_to_the_bit_and_nothing_readable_l
     assert [line["model"] for line in real.log] == [line["model"] for line in simulated.train(plan).log]
     for name, sha in real.log[1]["updates"].items():
         left = decode((folders[name] / "state" / "blobs" / "out" / requests.ids[name] / sha).read_bytes())
-        assert sorted(left) == ["bfv", "ckks", "tag"]
-        assert abs(np.unpackbits(left["ckks"][..., :6]).mean() - 0.5) < 0.001  # of the seventh byte two bits are 0
+        assert sorted(left) == ["bfv", "tag"]  # numbers of 64 bits, and the weight
+        assert abs(np.unpackbits(left["bfv"][..., :6]).mean() - 0.5) < 0.001  # of the seventh byte two bits are 0
     first = next(iter(folders))
     acts = [event for event in audit.read(folders[first], "decrypt") if event["run"] == real.id]
     assert [(event["outcome"], event["round"]) for event in acts] == [
@@ -61,6 +63,16 @@ def test_a_gradient_model_is_the_simulated_one_to_the_bit_and_nothing_readable_l
     (made.parent / ("0" * 64)).write_bytes(b"x")
     assert {one.kind for one in reconcile(folders[first]) if one.where == "updates"} == {"act without event", "differs"}
     (made.parent / ("0" * 64)).unlink()
+
+
+def spent(federation, folders, plan):
+    """Train rounds that each institution has counted under the plan."""
+    found = []
+    for name, own in federation.requests_of(plan).items():
+        ledger = Ledger(folders[name] / "state" / "ledger.sqlite")
+        found.append(ledger.used(own["id"]).get("train", 0))
+        ledger.close()
+    return found
 
 
 def test_counts_are_exact(folders, federation, owners, simulated):
@@ -100,7 +112,9 @@ def test_an_institution_decrypts_no_single_update_for_the_scientist(folders, fed
     assert all(array.any() for array in found.values())
 
 
-def test_an_institution_without_the_key_or_with_another_stops_the_round_and_is_named(folders, federation, owners):
+def test_an_institution_without_the_key_or_with_another_stops_the_run_and_is_named(
+    folders, federation, owners, monkeypatch
+):
     plan = fresh(fedrec.models.Popularity(), privacy=ENCRYPTED, seed=5)
     approved(federation, owners, plan)
     name = list(folders)[2]
@@ -113,7 +127,16 @@ def test_an_institution_without_the_key_or_with_another_stops_the_round_and_is_n
         SharedKey(1, ckks.make_key()).save(folders[name] / "state")
         other = fresh(fedrec.models.Popularity(), privacy=ENCRYPTED, seed=6)
         approved(federation, owners, other)
-        with pytest.raises(Refused, match=rf"ckks.tag.*{name}"):
+        with pytest.raises(Refused, match=rf"ckks.differ.*{name} approved"):
             federation.train(other)
+        assert spent(federation, folders, other) == [0] * len(folders)
+        monkeypatch.setattr(datasites, "check_shared", lambda keys: None)
+        monkeypatch.setattr(site_calls, "check_shared", lambda keys: None)
+        with pytest.raises(Refused, match=rf"ckks.tag.*{name}"):  # the control: each institution has spent a round
+            federation.train(other)
+        assert spent(federation, folders, other) == [1] * len(folders)
     finally:
         path.write_text(kept)
+    monkeypatch.undo()
+    with pytest.raises(Refused, match=rf"ckks.differ.*{name} approved"):  # the permit is of the other key still
+        federation.train(other)

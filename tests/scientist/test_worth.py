@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 import fedrec
-from fedrec.core.metrics import EVERY_USER, Sums
+from fedrec.core.metrics import EVERY_USER, Sums, bootstrap
 from fedrec.core.outcomes import Outcomes
 from fedrec.errors import WrongInput
 from fedrec.scientist.federation import Answer
@@ -30,6 +30,14 @@ def test_intervals_from_sums_are_those_of_the_bootstrap_over_users():
     for found, values in ((ours.interval(), together), (theirs.gain(ours)[1:], together - alone)):
         expected = np.quantile(values[drawn].mean(axis=1), [0.025, 0.975])
         assert found == pytest.approx(expected, abs=0.1 * (expected[1] - expected[0]))
+
+
+def test_the_bootstrap_of_counted_values_is_that_of_drawn_users():
+    rng = np.random.default_rng(3)
+    values = np.where(rng.random(150) < 0.2, np.round(rng.random(150), 1), 0.0)
+    drawn = values[rng.integers(0, 150, (20_000, 150))].mean(axis=1)
+    assert bootstrap(values, 1, 20_000) == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=2e-3)
+    assert bootstrap(values[:1], 1) is None
 
 
 def test_a_paired_interval_is_narrower_than_two_intervals_apart():
@@ -103,6 +111,13 @@ def test_a_run_says_for_each_institution_whether_it_is_worth_it(tmp_path):
     assert everybody["users"] == 120
     assert everybody["low"] < everybody["gain"] < everybody["high"]
     assert list(table["institution"][:4]) == ["a", "b", "c", "all"]
+    inside = federation.inside[run.id, "p1"]
+    gaps = {name: one.ndcg["federated"] - one.ndcg["local"] for name, one in inside.items()}
+    gaps["all"] = np.concatenate(list(gaps.values()))
+    for row in table[table["group"] == ""].to_dict("records"):  # every user's value is here: the bootstrap's intervals
+        assert (row["low"], row["high"]) == bootstrap(gaps[row["institution"]], 0)
+        assert row["gain"] == pytest.approx(gaps[row["institution"]].mean())
+    assert worth(run.evaluations["p1"])[3]["low"] == pytest.approx(everybody["low"], rel=0.15)  # of sums alone: normal
     run.plot("worth", tmp_path / "worth.png")
     assert (tmp_path / "worth.png").stat().st_size > 5_000
 

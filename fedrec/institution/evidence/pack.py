@@ -156,7 +156,7 @@ def _find(folder: Path, run: str, request: str) -> Found:
         elif event["act"] == "witness" and event["run"] == run:  # what the others' packs are checked with
             side.append(event)
             last = None
-        elif event["act"] in (*ABOUT, "submit", "approve", "deny", "revoke", "fetch"):
+        elif event["act"] in (*ABOUT, "submit", "approve", "deny", "revoke", "release", "fetch"):
             side.append(event)
         leaves.append(merkle.leaf(line[:-1]))
     if len(requests := {event["request"] for event in own}) != 1:
@@ -184,7 +184,7 @@ def _belongs(event: Event, first: Event, sent: set[Any]) -> bool:
         return (event["object"], event["actor"]) == (first["object"], first["actor"])
     if act == "fetch":
         return event["object"] in sent and event["request"] == first["request"]
-    if act in ("approve", "deny", "revoke"):
+    if act in ("approve", "deny", "revoke", "release"):
         return bool(event["request"] == first["request"])
     return act in ABOUT and event["seq"] > first["seq"] and event["run"] in ("", first["run"])
 

@@ -15,7 +15,18 @@ _LIFE = {"start": 3, "stop": 4}  # Application Lifecycle
 _API = {  # API Activity: create, read, update, delete; any other act is 99 and named
     1: ("submit", "train", "evaluate", "checkpoint", "witness"),
     2: ("card", "mock", "head", "read", "fetch", "export"),
-    3: ("approve", "deny", "revoke", "pause", "resume", "publish", "models.use", "models.rollback", "repair"),
+    3: (
+        "approve",
+        "deny",
+        "revoke",
+        "release",
+        "pause",
+        "resume",
+        "publish",
+        "models.use",
+        "models.rollback",
+        "repair",
+    ),
     4: ("data.delete", "redact"),
 }
 _SEVERITY = {"done": (1, 1), "intent": (1, 1), "torn-tail": (3, 5), "clash": (4, 8)}  # (OCSF, CEF); refusals (2, 4)
