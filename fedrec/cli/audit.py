@@ -192,7 +192,7 @@ def verify(place: Path, witnesses: tuple[Path, ...], key: str, consortium: Path 
     from fedrec.institution.evidence.export import not_a_log
     from fedrec.institution.verdict import Verdict
 
-    pinned = None if consortium is None else {m.name: m.key for m in ConsortiumConfig.load(consortium).member}
+    pinned = None if consortium is None else ConsortiumConfig.load(consortium).keys
     if not key and pinned is None and (place / "site.toml").exists():
         own = SiteConfig.load(place / "site.toml")
         key = next((m.key for m in ConsortiumConfig.load(own.consortium_path).member if m.name == own.name), "")

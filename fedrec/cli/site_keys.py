@@ -26,18 +26,24 @@ from fedrec.errors import WrongInput
     help="Keep the shared key from a file that the consortium's first member wrote for this institution.",
 )
 @click.option("--rotate", is_flag=True, help="With --share: make a new shared key first; every member takes it again.")
+@click.option(
+    "--renew", is_flag=True, help="Make the site's own key anew; the old one signs the change. Stop the site first."
+)
 @json_option
-def keys(folder: Path, share: Path | None, take: Path | None, rotate: bool, target: str | None) -> None:
+def keys(folder: Path, share: Path | None, take: Path | None, rotate: bool, renew: bool, target: str | None) -> None:
     """Print the public key of DIR's site, as consortium.toml pins it; makes the keys at the first call.
 
     And the name of the shared key of encrypted sums, if there is one: compare it with the other institutions'.
     """
-    from fedrec.institution import shared_key
+    from fedrec.institution import shared_key, signing_key
     from fedrec.institution.site import Keys
 
-    if (share and take) or (rotate and not share):
-        raise WrongInput("give --share FOLDER (and --rotate), or --take FILE")
-    if share:
+    if sum(map(bool, (share, take, renew))) > 1 or (rotate and not share):
+        raise WrongInput("give one of --share FOLDER (and --rotate), --take FILE, --renew")
+    if renew:
+        said = signing_key.renew(folder)
+        emit(said, target, text=f"{said['key']}\nformer key {said['former'][0]}\n{signing_key.NEXT}")
+    elif share:
         said = shared_key.share(folder, share, new=rotate)
         emit(said, target, text=f"shared key {said['number']}, {said['id']}\nin {share}: for {', '.join(said['for'])}")
     elif take:

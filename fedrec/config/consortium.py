@@ -16,6 +16,8 @@ from fedrec.config.base import Inside, Slug, Table, Text, TomlFile, matches
 from fedrec.core.ids import clean_id
 from fedrec.errors import WrongInput
 
+Key = Annotated[str, matches(r"[0-9a-f]{64}", "must be an Ed25519 key as 64 hex digits")]
+
 
 class Member(Table):
     """One institution as the others see it."""
@@ -24,6 +26,7 @@ class Member(Table):
     folder: Inside
     url: Annotated[str, matches(r"(https?://[^/\s@?#]+)?", "must be http(s)://host:port, or empty")] = ""
     key: Annotated[str, matches(r"([0-9a-f]{64})?", "must be an Ed25519 key as 64 hex digits, or empty")] = ""
+    former: tuple[Key, ...] = Field(default=(), strict=False)  # before it was renewed: packs of then are signed by them
 
 
 class Demo(Table):
@@ -63,6 +66,11 @@ class ConsortiumConfig(TomlFile):
             if len({getattr(m, key) for m in value}) < len(value):
                 raise ValueError(f"two members have the same {key}")
         return value
+
+    @property
+    def keys(self) -> dict[str, tuple[str, ...]]:
+        """The members' keys by name: the one of today, and those before it."""
+        return {m.name: (m.key, *m.former) for m in self.member}
 
     @property
     def ca_path(self) -> Path | None:
@@ -111,7 +119,12 @@ class ConsortiumConfig(TomlFile):
         lines += [] if self.ca is None else [f"ca = {_quoted(self.ca)}"]
         lines += ["", "[demo]", f"models = {json.dumps(self.demo.models)}", f"denied = {_quoted(self.demo.denied)}"]
         for member in self.member:
-            lines += ["", "[[member]]", *(f"{key} = {_quoted(value)}" for key, value in member.model_dump().items())]
+            lines += [
+                "",
+                "[[member]]",
+                *(f"{key} = {_quoted(getattr(member, key))}" for key in ("name", "folder", "url", "key")),
+            ]
+            lines += [f"former = {json.dumps(member.former)}"] if member.former else []
         return "\n".join(lines) + "\n"
 
     def _catalogue_text(self) -> str:

@@ -13,7 +13,7 @@ import json
 import os
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -64,7 +64,8 @@ class AuditLog:
         segment: bytes after which a new file is begun.
 
     Raises:
-        Refused: `audit.tampered` when the newest file does not verify; nothing is added to such a log.
+        Refused: `audit.tampered` when the newest file does not verify, or when it was signed with another key than the
+            signer's, which it does not name as the next; nothing is added to such a log.
     """
 
     def __init__(self, folder: Path, signer: Signer, segment: int = SEGMENT) -> None:
@@ -73,6 +74,9 @@ class AuditLog:
         self._queue: deque[_Entry] = deque()
         self._turn = threading.Lock()
         self.path, self._done, self._before, self._leaves, torn = newest(folder)
+        if self._done.last and self._key not in (self._done.last["key"], self._done.heir):
+            reason = "the audit log is signed with another key than this site's"
+            raise Refused("audit.tampered", reason, "Put back state/keys; fedrec site keys --renew changes the key")
         self._file = self._open(self.path)
         self._size, self._whole = os.fstat(self._file).st_size, True
         if torn:
@@ -144,10 +148,15 @@ class AuditLog:
         self.checkpoint()
 
     def checkpoint(self) -> dict[str, Any]:
-        """Sign everything so far, unless nothing was added; returns the newest checkpoint."""
-        if self._done.seq != self._done.checkpoint + 1 or not self._done.seq:
+        """Sign everything so far, unless nothing was added since this key signed; returns the newest checkpoint."""
+        if self._done.seq != self._done.checkpoint + 1 or self._done.last.get("key") != self._key:
             self._put([_CHECKPOINT])
         return {key: self._done.last[key] for key in (*verifier.SIGNED, "signature")}
+
+    def renew(self, key: str) -> None:
+        """Write that the site's next key is `key` (hex), signed with the old one; then open the log anew."""
+        body = {**_CHECKPOINT, "act": "key", "object": "renew"}
+        self._put([{**body, "outcome": "intent"}, {**body, "detail": {"key": key, "before": self._key}}, _CHECKPOINT])
 
     def proof(self, old: int, new: int) -> list[bytes] | None:
         """The consistency proof from one checkpoint's size to another's; None when the older file would be needed."""
@@ -156,6 +165,10 @@ class AuditLog:
                 return None
             tree = merkle.Partial(self._before.peaks, self._before.seq, self._leaves)
             return merkle.consistency(old, new, tree.subtree)
+
+    @property
+    def _key(self) -> str:
+        return str(self._signer.key.verify_key.encode().hex())
 
     # writing: one thread at a time, for all that wait
 
@@ -230,7 +243,7 @@ class AuditLog:
         return line
 
     def _signed(self, size: int, root: str, now: str) -> dict[str, Any]:
-        who = {"name": self._signer.name, "site": self._signer.uid, "key": self._signer.key.verify_key.encode().hex()}
+        who = {"name": self._signer.name, "site": self._signer.uid, "key": self._key}
         return sign({"kind": KIND, **who, "size": size, "root": root, "time": now}, self._signer.key)
 
     def _rotate(self) -> None:
@@ -284,19 +297,19 @@ _CHECKPOINT: dict[str, Any] = {
 
 
 def verify(
-    place: Path, key: str = "", witnesses: Iterable[Path] = (), pinned: Mapping[str, str] | None = None
+    place: Path, key: str = "", witnesses: Iterable[Path] = (), pinned: Mapping[str, Sequence[str]] | None = None
 ) -> Verdict:
     """The verdict on a log: ok, incomplete-tail, tampered, witness-clash or unreadable; never raises on garbage.
 
     Args:
         key: the site's public key; hex. Without it, and without `pinned`, the log's own is believed, and so it says.
         witnesses: logs of other institutions, or other copies of this one.
-        pinned: each member's name and key; the log must be one of them.
+        pinned: each member's name and keys, the one of today first, which the log of one of them must have come to.
     """
     found = Verdict(**verifier.verify(place, key, witnesses))
     if found.verdict not in GOOD or pinned is None:
         return found
-    if pinned.get(found.site) != found.key:
+    if not pinned.get(found.site) or pinned[found.site][0] not in found.keys:
         return Verdict("tampered", found.events, 0, "the log is not signed with the key of any member", found.site)
     return replace(found, pinned=True)
 

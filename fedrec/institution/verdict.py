@@ -18,6 +18,7 @@ class Verdict:
     reason: str = ""
     site: str = ""
     key: str = ""
+    keys: list[str] = field(default_factory=list)
     pinned: bool = False
     signed: int = 0
     open: list[int] = field(default_factory=list)
@@ -43,6 +44,7 @@ class Verdict:
         ]
         more += [self.reason] if self.verdict == "ok" and self.reason else []
         more += [] if self.pinned else [f"key not pinned: compare {self.key}"]
+        held += f"; signed by {len(self.keys)} keys, each named by the one before" if len(self.keys) > 1 else ""
         said = f"{torn or 'ok, '}{self.events} events of {self.site} (its last signature covers {self.signed}{held})"
         return "; ".join([said, *more])
 

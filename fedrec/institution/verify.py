@@ -21,9 +21,9 @@ from typing import Any
 TEXTS = ("act", "actor", "at", "hash", "object", "outcome", "permit", "prev", "purpose", "request", "role", "run")
 KEYS = frozenset([*TEXTS, "detail", "of", "round", "seq"])
 SINGLE = frozenset(["start", "stop", "checkpoint", "witness", "repair"])  # acts of one event; all others have two
-SIGNED = ("kind", "key", "name", "root", "site", "size", "time")  # what a checkpoint's signature covers
+SIGNED = ("key", "name", "site", "kind", "root", "size", "time")  # what a checkpoint's signature covers
 KIND, GAP, MAX_LINE, MAX_OPEN = "fedrec-checkpoint-v1", 256, 1 << 16, 1000  # events between two; bytes; acts at once
-GOOD = ("ok", "incomplete-tail")
+GOOD, RENEWED = ("ok", "incomplete-tail"), ("key", "renew", "done")  # the latter names the site's next key
 NAMED = re.compile(rb'"~(?<!\\"~)([0-9a-f]{64})"')  # in a line: a text beside the log, which can be erased
 _decode = json.JSONDecoder(parse_float=str, parse_constant=str).decode  # neither is whole: not canonical then
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":")).encode
@@ -38,6 +38,7 @@ class Checker:
         self.peaks: list[bytes] = []  # roots of the complete subtrees so far, largest first
         self.open, self.last = dict[int, str](), dict[str, Any]()  # intents without an outcome: act; last checkpoint
         self.texts, self.erased = dict[str, str](), set[bytes]()  # texts: by their redaction, and those that are gone
+        self.keys, self.named, self.heir = dict[str, Any](), "", ""  # last checkpoint of each; new key; once signed
 
     def feed(self, line: bytes) -> str:
         """What is wrong with the next line; "" when it is right, and then it counts."""
@@ -59,7 +60,8 @@ class Checker:
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return "the event is not readable"
         if event["act"] == "checkpoint":
-            self.checkpoint, self.last = seq, event["detail"]
+            self.checkpoint, self.last, self.heir = seq, event["detail"], self.named
+            self.keys = {**self.keys, self.last["key"]: self.last}
         elif event["act"] in ("redact", "start"):
             self.texts[f"open_{seq}"], said = event["object"], {f"open_{seq}": event["outcome"], **event["detail"]}
             self.erased |= {self.texts[name].encode() for name in said if said[name] == "done" and name in self.texts}
@@ -92,6 +94,7 @@ class Checker:
             if of is None or event["outcome"] == "intent" or self.open.get(of) != act:
                 return "an act is not one intent and one outcome"
             del self.open[of]
+            self.named = detail["key"] if (act, event["object"], event["outcome"]) == RENEWED else self.named
         elif act in ("start", "stop"):
             if {int(key[5:]) for key in detail if key.startswith("open_")} != self.open.keys():
                 return f"the site's {act} came without saying what became of the acts that were open"
@@ -101,7 +104,7 @@ class Checker:
     def _wrong_checkpoint(self, event: dict[str, Any], facts: dict[str, Any], detail: dict[str, Any]) -> str:
         if (facts["kind"], facts["size"], facts["root"]) != (KIND, self.seq, self.root()):
             return "the checkpoint does not stand for the events before it"
-        if self.last and any(facts[key] != self.last[key] for key in ("key", "name", "site")):
+        if any(facts[x] not in (self.last.get(x, facts[x]), {"key": self.heir}.get(x)) for x in SIGNED[:3]):
             return "the checkpoint is another site's"
         more = {f"open_{number}": act for number, act in self.open.items()} | {"peaks": b"".join(self.peaks).hex()}
         rest = {"at": facts["time"], "object": facts["root"], "actor": "site", "role": "site", "outcome": "done"}
@@ -134,10 +137,9 @@ def verify(place: Path, key: str = "", witnesses: Iterable[Path] = (), every: bo
 
     def say(verdict: str, first_bad: int | None = None, reason: str = "") -> dict[str, Any]:
         found = dict[str, Any](verdict=verdict, events=log.seq, first_bad=first_bad, reason=reason, witnesses=heard)
-        found |= {"site": log.last.get("name", ""), "key": (own := log.last.get("key", "")), "open": sorted(log.open)}
-        found |= {"pinned": own == key.lower() != "", "signed": max(0, log.checkpoint)}
-        seen = max([0, *(row["newest"] for row in heard)])
-        return found | {"witnessed": seen, "absent": sum(at >= 0 for at in names.values())}
+        found |= {"site": log.last.get("name", ""), "key": log.last.get("key", ""), "keys": [*log.keys]}
+        found |= {"pinned": key.lower() in log.keys, "absent": sum(n >= 0 for n in names.values()), "open": [*log.open]}
+        return found | {"signed": max(0, log.checkpoint), "witnessed": max([0, *(row["newest"] for row in heard)])}
 
     try:
         for line in lines(place):
@@ -149,14 +151,13 @@ def verify(place: Path, key: str = "", witnesses: Iterable[Path] = (), every: bo
                 path = folder / "texts" / name.decode()
                 small = path.is_file() and path.stat().st_size < MAX_LINE
                 names[name] = -1 if small and sha256(path.read_bytes()).hexdigest() == path.name else log.seq - 1
-            if log.seq == 1 and not torn:
-                if key and log.last["key"] != key.lower():
-                    return say("tampered", 0, "the log is signed with another key than the given one")
-                heard = [_heard(place, log.last, held) for place in witnesses]
+            heard = heard or [_heard(place, log.last, held) for place in witnesses if log.seq == 1 and not torn]
             if clash := next(_clashes(held.get(log.seq - 1, ()), log), ""):
                 return say("witness-clash", log.seq - 1, clash)
-        if not signed(log.last):
+        if not (log.keys and all(map(signed, log.keys.values()))):
             return verify(place, key, witnesses, every=True) if log.seq else say("unreadable", None, "it has no event")
+        if key and key.lower() not in log.keys:
+            return say("tampered", 0, "the log is signed with another key than the given one")
         if clash := next((why for size in sorted(held) if size >= log.seq for why in _clashes(held[size], log)), ""):
             return say("witness-clash", log.seq, f"the log ends too early: {clash}")
         if place.is_dir() and (lost := [at for name, at in names.items() if at >= 0 and name not in log.erased]):
@@ -184,7 +185,7 @@ def _heard(place: Path, own: Mapping[str, Any], held: dict[int, list[Any]]) -> d
 def _clashes(kept: Iterable[tuple[dict[str, Any], dict[str, Any]]], log: Checker) -> Iterator[str]:
     """How what the witnesses hold of one size differs from the log; what its key never signed is nobody's testimony."""
     for facts, row in kept:
-        if not (facts.items() <= log.last.items() or (facts["key"] == log.last["key"] and signed(facts))):
+        if not (facts.items() <= log.last.items() or (facts["key"] in [*log.keys, log.heir] and signed(facts))):
             row["unreadable"] += 1
         elif any(facts[name] != log.last[name] for name in ("root", "size")):
             yield f"a witness holds another signed checkpoint of {facts['size']} events of this site"

@@ -44,7 +44,7 @@ def one(folder: Path) -> None:
 def test_untouched_events_are_ok(tmp_path, sixty):
     found = verdict(tmp_path, sixty)
     assert found.as_dict() == {
-        "verdict": "ok", "events": 62, "first_bad": None, "reason": "", "site": "aurora", "key": PUBLIC, "signed": 61,
+        "verdict": "ok", "events": 62, "first_bad": None, "reason": "", "site": "aurora", "key": PUBLIC, "keys": [PUBLIC], "signed": 61,
         "pinned": False, "open": [], "witnessed": 0, "witnesses": [], "absent": 2,
     }  # fmt: skip
     assert verdict(tmp_path, sixty, key=PUBLIC.upper()) == replace(found, pinned=True)

@@ -97,7 +97,8 @@ def pack(folder: Path, run: str, request: str = "", alone: bool = False) -> byte
         raise Refused("pack.run", "the ledger has no permit of this run", "See fedrec audit reconcile")
     before = approved_before(row, rows)
     diff = ["the first plan of its family"] if before is None else text_of_diff(two_columns(before.plan, row.plan))
-    members = {"hash": consortium.hash, "members": {member.name: member.key for member in consortium.member}}
+    members = {"hash": consortium.hash, "members": {name: keys[0] for name, keys in consortium.keys.items()}}
+    members |= {"former": {name: keys[1:] for name, keys in consortium.keys.items() if keys[1:]}}
     files = {
         "README.txt": README.format(about=ALONE if alone else WITH_LOG).encode(),
         "verify.py": Path(verifier.__file__).read_bytes(),

@@ -98,7 +98,7 @@ class _Again:
 
     def __init__(self, folder: Path, event: Event, policies: list[tuple[int, str]], place: Path) -> None:
         self._event, self._state, self._place = event, folder / "state", place
-        self._plan_text, permit = self._approved()
+        self._plan_text, self._permit = self._approved()
         self._plan = PlanText.parse(self._plan_text)
         if self._plan.fedrec != fedrec.__version__:
             raise Refused(
@@ -111,7 +111,7 @@ class _Again:
             raise Refused("replay.noise", reason, "Read the plan, and what the log says of the round")
         at_that_time = [name for seq, name in policies if seq < event["seq"]]
         allowed = policy.limits_of(policy.kept(self._state, at_that_time[-1] if at_that_time else ""))
-        self._limits: Limits = stricter(permit, allowed)
+        self._limits: Limits = stricter(self._permit, allowed)
         try:
             self._store = Store.open(self._state, str(event["detail"].get("data_version", "")))
         except DataError:
@@ -178,7 +178,12 @@ class _Again:
             found = db.execute(sql, (self._event["detail"]["job"],)).fetchone()
         task = Task.parse(dict(zip(TASK, (*found[:-1], json.loads(found[-1])), strict=True)))
         config = SiteConfig.load(folder / "site.toml")
-        pinned = {member.name: member.key for member in ConsortiumConfig.load(config.consortium_path).member}
+        consortium = ConsortiumConfig.load(config.consortium_path)
+        approved_again = self._event["permit"] != self._permit["id"] and any(m.former for m in consortium.member)
+        if self._permit["consortium"] != consortium.hash or approved_again:
+            reason = "the consortium's keys or catalogue changed since then, and the masks were of its keys"
+            raise Refused("replay.keys", reason, "Replay from a backup of that time")
+        pinned = {member.name: member.key for member in consortium.member}
         signing = SigningKey(bytes.fromhex(key.read_text().strip()))
         own = (config.name, signing, pinned, self._store.n_items, self._plan, self._plan_text)
         return protection(*own, task)

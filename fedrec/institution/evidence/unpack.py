@@ -7,7 +7,7 @@ import json
 import re
 import tempfile
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -109,7 +109,7 @@ class Pack:
 
 
 def check(
-    place: Path, key: str = "", witnesses: Iterable[Path] = (), pinned: Mapping[str, str] | None = None
+    place: Path, key: str = "", witnesses: Iterable[Path] = (), pinned: Mapping[str, Sequence[str]] | None = None
 ) -> Verdict:
     """The verdict on a pack, as `audit.verify` gives it on a log; never raises on garbage.
 
@@ -118,7 +118,7 @@ def check(
     Args:
         key: the site's public key, hex; without it, and without `pinned`, the pack's own consortium.json is believed.
         witnesses: logs of other institutions; a pack's log ends with the run, so they may hold nothing newer.
-        pinned: each member's name and key.
+        pinned: each member's name and keys, the one of today first.
     """
     try:
         with closing(Pack(place)) as pack, tempfile.TemporaryDirectory() as folder:
@@ -130,7 +130,9 @@ def check(
         return Verdict("tampered", 0, None, f"its files are not of their form ({type(error).__name__})")
 
 
-def _check(pack: Pack, key: str, witnesses: Iterable[Path], pinned: Mapping[str, str] | None, folder: Path) -> Verdict:
+def _check(
+    pack: Pack, key: str, witnesses: Iterable[Path], pinned: Mapping[str, Sequence[str]] | None, folder: Path
+) -> Verdict:
     manifest = pack.json("MANIFEST.json")
     if set(manifest["files"]) != set(pack.names) - {"MANIFEST.json"}:
         raise BadPack("it has other files than its MANIFEST.json names")
@@ -138,10 +140,14 @@ def _check(pack: Pack, key: str, witnesses: Iterable[Path], pinned: Mapping[str,
         if sha256(pack.read(name)) != digest:
             raise BadPack(f"{name} is not the file that was packed")
     facts, events = pack.json("run.json"), pack.events()
-    members = pack.json("consortium.json")["members"] if pinned is None else pinned
-    key = key.lower() or str(members.get(facts["site"], ""))
-    if facts["format"] != FORMAT or facts["key"] != key or not signed_by(manifest, key):
+    told = pack.json("consortium.json")
+    believed = {facts["site"]: [str(told["members"].get(facts["site"], ""))]} if pinned is None else pinned
+    keys = [key.lower()] if key else list(believed.get(facts["site"], ()))
+    if facts["format"] != FORMAT or not any(signed_by(manifest, one) for one in keys):
         raise BadPack("it is not signed with the key of this site")
+    key = str(facts["key"])
+    if key not in (*keys, *told.get("former", {}).get(facts["site"], ())):  # of the run; the signer names those before
+        raise BadPack("its run is not signed with a key of this site")
     found = Verdict("ok", len(events), site=str(facts["site"]), key=key, signed=int(facts["checkpoint"]))
     if pack.extract_log(folder):
         found = verify(folder, key, witnesses)
