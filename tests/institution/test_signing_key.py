@@ -156,7 +156,7 @@ def test_the_command_changes_the_key_of_a_stopped_site_and_its_permits_end(tmp_p
     assert ConsortiumConfig.load(tmp_path / "again.toml").keys == pinned.keys
     again = Site.open(site.folder)
     with pytest.raises(Refused) as refused:
-        check_permit(again.ledger.request(row.id), again.here, again.clock())
+        check_permit(again.ledger.request(row.id), again.clock(), again.here)
     assert refused.value.code == "permit.signature"
     again.audit.close()
     assert renew(site.folder)["former"] == [said["key"], before]
