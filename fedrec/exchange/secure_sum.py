@@ -126,7 +126,7 @@ def masked(
         if name == own:
             after = True
             continue
-        stream = _stream(key, public, name, context)
+        stream = keystream(pair_seed(key, public, name, context))
         for array in flat.values():
             mask = np.frombuffer(stream.update(bytes(array.nbytes)), array.dtype).reshape(array.shape)
             if after:
@@ -136,15 +136,28 @@ def masked(
     return flat
 
 
-def _stream(key: SigningKey, public: str, name: str, context: bytes) -> CipherContext:
-    """The keystream that this member shares with another one for one context."""
+def pair_seed(key: SigningKey, public: str, name: str, context: bytes) -> bytes:
+    """What this member shares with another one for one context, and nobody else can make; 32 bytes.
+
+    Raises:
+        Refused: `sum.keys`.
+    """
     try:
         theirs = VerifyKey(bytes.fromhex(public)).to_curve25519_public_key()
         shared = crypto_scalarmult(bytes(key.to_curve25519_private_key()), bytes(theirs))
     except (CryptoError, ValueError, TypeError, RuntimeError):
         raise Refused("sum.keys", f"{name} has no key in consortium.toml that can be used", "Pin its key") from None
-    spread = HKDF(SHA256(), 32, _SALT, context).derive(shared)
-    return Cipher(algorithms.AES(spread), modes.CTR(bytes(16))).encryptor()
+    return spread(shared, context)
+
+
+def spread(secret: bytes, context: bytes) -> bytes:
+    """32 bytes for one context; they tell nothing of the secret or of another context's."""
+    return HKDF(SHA256(), 32, _SALT, context).derive(secret)
+
+
+def keystream(seed: bytes) -> CipherContext:
+    """The bytes that a seed stands for, as long as one likes."""
+    return Cipher(algorithms.AES(seed), modes.CTR(bytes(16))).encryptor()
 
 
 def _fixed(name: str, array: Array, tensor: Tensor, weight: int, members: int, n_items: int) -> Array:

@@ -1,0 +1,53 @@
+"""Shamir's secret sharing of 32-byte secrets: any `threshold` of the shares give the secret, fewer tell nothing.
+
+Source: Shamir 1979, How to share a secret, CACM 22(11). The secret is the value at 0 of a polynomial of degree
+threshold - 1 modulo a prime; share x is its value at x.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+PRIME = 2**256 + 297  # the smallest prime above every secret
+SECRET, SHARE, COEFFICIENT = 32, 33, 64  # bytes; 64 modulo PRIME are uniform but for 2^-255
+
+
+def split(secret: bytes, shares: int, coefficients: bytes) -> list[bytes]:
+    """The shares 1, 2, … of a secret of 32 bytes.
+
+    Args:
+        coefficients: secret random bytes, 64 for each share that is needed beyond one; never used for another secret.
+    """
+    assert len(secret) == SECRET
+    assert len(coefficients) % COEFFICIENT == 0
+    parts = range(0, len(coefficients), COEFFICIENT)
+    polynomial = [int.from_bytes(secret, "big")]
+    polynomial += [int.from_bytes(coefficients[at : at + COEFFICIENT], "big") % PRIME for at in parts]
+    return [_at(polynomial, x).to_bytes(SHARE, "big") for x in range(1, shares + 1)]
+
+
+def join(shares: Mapping[int, bytes]) -> bytes:
+    """The secret of at least `threshold` shares by their numbers.
+
+    Raises:
+        ValueError: they are no shares of one secret of 32 bytes.
+    """
+    numbers: Sequence[int] = list(shares)
+    total = 0
+    for x in numbers:
+        top = bottom = 1
+        for other in numbers:
+            if other != x:
+                top, bottom = top * other % PRIME, bottom * (other - x) % PRIME
+        total += int.from_bytes(shares[x], "big") * top * pow(bottom, -1, PRIME)
+    found = total % PRIME
+    if found.bit_length() > 8 * SECRET or any(len(share) != SHARE for share in shares.values()):
+        raise ValueError("they are no shares of one secret")
+    return found.to_bytes(SECRET, "big")
+
+
+def _at(polynomial: Sequence[int], x: int) -> int:
+    value = 0
+    for coefficient in reversed(polynomial):
+        value = (value * x + coefficient) % PRIME
+    return value
