@@ -197,7 +197,8 @@ class SimulatedCalls:
 
     def fetch(self, task: RoundTask, answers: Sequence[Answer]) -> tuple[list[Answer], list[dict[str, Array]]]:
         """Without the masks, which cancel in the sum: it is the same to the last bit."""
-        return list(answers), [self._federation._rings.pop(site) for site in task.members]
+        rings = {site: self._federation._rings.pop(site, None) for site in task.members}
+        return list(answers), [ring for answer in answers if (ring := rings[answer.site]) is not None]
 
     def tell(self, site: str, task: RoundTask, refusal: Refused) -> None:
         self._federation.told.append((site, task.run, task.number, refusal.code))

@@ -117,5 +117,7 @@ if __name__ == "__main__":
     try:
         sys.exit(main("--real" in sys.argv[1:]))
     except KeyboardInterrupt:
+        for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # every site has ended; only the exit is left
+            signal.signal(ending, signal.SIG_IGN)
         sys.stderr.write("stopped\n")
         sys.exit(130)

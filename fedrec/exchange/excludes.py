@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fedrec.errors import Refused
+from fedrec.exchange.recovery import FEWEST
 
 if TYPE_CHECKING:
     from fedrec.exchange.plan import PlanText
@@ -43,6 +44,8 @@ def check_excluded(plan: PlanText) -> None:
         raise _no("a codec's scales differ from site to site", "fixed-point numbers of 16 or 8 bits: fixed={…}")
     if 0 < len(plan.sites) < 3 and plan.protects.epsilon is None:
         raise _no("for two institutions a sum protects nothing against each other", "a third one, or epsilon")
+    if plan.protects.recover and 0 < len(plan.sites) < FEWEST:
+        raise _no("of three institutions none can be missing", "a fourth one, or no recover")
     if bare := [name for name, tensor in plan.leaves.items() if tensor.fixed is None]:
         raise _no(f"{bare[0]} of {model} has no fixed-point form", "a plan made by fedrec.Plan")
 

@@ -20,11 +20,14 @@ class Privacy:
         epsilon: of user-level differential privacy, for a person with all rows at one institution, over everything
             that the plan releases there; None = no noise and no promise.
         delta: the chance that epsilon does not hold; only with epsilon.
+        recover: a secure sum ends without the institutions that are lost, instead of being done again without them
+            (double masks, see recovery.py); for four institutions or more, without epsilon.
     """
 
     sum: str = "plain"
     epsilon: float | None = None
     delta: float = 1e-5
+    recover: bool = False
 
     def __post_init__(self) -> None:
         if self.sum not in SUMS:
@@ -33,12 +36,18 @@ class Privacy:
             raise ValueError("privacy.epsilon: a number above 0, to 100")
         if type(self.delta) is not float or not (math.isfinite(self.delta) and 0 < self.delta < 0.01):
             raise ValueError("privacy.delta: a number above 0 and below 0.01")
+        if type(self.recover) is not bool or (self.recover and (self.sum != "secure" or self.epsilon is not None)):
+            raise ValueError(
+                'privacy.recover: true only with sum = "secure" and no epsilon, whose noise all members share'
+            )
 
     def table(self) -> dict[str, Any]:
         """The table as a plan has it; empty when nothing is protected."""
         found = {key: value for key, value in asdict(self).items() if value is not None}
         if self.epsilon is None:
             del found["delta"]
+        if not self.recover:
+            del found["recover"]
         return {} if found == {"sum": "plain"} else found
 
     @classmethod

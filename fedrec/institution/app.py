@@ -44,6 +44,7 @@ from fedrec.institution.site import Site
 from fedrec.institution.streams import Act, Guarded, parts
 from fedrec.institution.task_files import ids_of, update_of
 from fedrec.institution.texts import by_name
+from fedrec.institution.unmask import unmask
 from fedrec.institution.verify import NAMED, lines
 from fedrec.institution.walls import environment
 from fedrec.institution.witness import MAX_BODY, Witness
@@ -51,6 +52,7 @@ from fedrec.institution.witness import MAX_BODY, Witness
 _HEX64 = re.compile(r"[0-9a-f]{64}")
 MAX_WAIT_S = 25.0
 PAGE = 10**6  # bytes of events in one answer
+_ASKED = {"sum": decrypt_sum, "unmask": unmask}  # what may be asked of an update: ?what=SHA-256 of what was sent
 
 
 class Calls:
@@ -80,12 +82,12 @@ class Calls:
     async def get_blob(self, request: Request) -> Response:
         name = request.path_params["sha256"]
         try:
-            summed = request.query_params.getlist("sum")[:1]
-            row = self._own_call(request, signing.EMPTY, name, *summed)
+            asked = [(act, value) for key, value in request.query_params.items() if (act := _ASKED.get(key))][:1]
+            row = self._own_call(request, signing.EMPTY, name, *(value for _, value in asked))
             if "range" in request.headers:
                 raise Refused("gate.range", "a part of an update is not given", "Fetch it whole, without Range")
-            if summed:
-                name = await run_in_threadpool(decrypt_sum, self._site, request.state.account, row, name, *summed)
+            for act, value in asked:
+                name = await run_in_threadpool(act, self._site, request.state.account, row, name, value)
             by, ids = request.state.account, await run_in_threadpool(self._about, row, name, True)
             fetch = Act(self._site.audit.act(by.email, by.role, "fetch", name, **ids))
             path = self._site.blobs.path("out", row, name)

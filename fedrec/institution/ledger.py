@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -297,6 +297,11 @@ class Ledger:
         """A masked answer begins to leave. Raises: Refused `sum.void`."""
         with self._transaction() as db:
             sums.leave(db, job)
+
+    def agree(self, job: str, among: Sequence[str], apart: int) -> list[str]:
+        """Whose sum a doubly masked answer is part of, see sums.agree. Raises: Refused `sum.void`, `sum.members`."""
+        with self._transaction() as db:
+            return sums.agree(db, job, among, apart)
 
     def book(self, job: str, cost: int, permit: Mapping[str, Any], caps: Limits, now: str) -> int:
         """Book a noisy release that is no task, once; what it was booked with. See spent.spend."""

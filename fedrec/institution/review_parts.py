@@ -38,7 +38,8 @@ def parts_of(shown: Mapping[str, Any]) -> list[Part]:
     ]
     if shown.get("held"):
         head.append(f"HELD        {shown['held']}")
-    learnt = [*SEEN[plan.protects.sum], *(f"  {line}" for line in facts["learnt"])]
+    seen = [*SEEN[plan.protects.sum], *(RECOVER if plan.protects.recover else ())]
+    learnt = [*seen, *(f"  {line}" for line in facts["learnt"])]
     parts = [
         Part("", head),
         Part("What will leave", _leaving(shown)),
@@ -65,6 +66,10 @@ SEEN = {
     ],
     "ckks": ["  the update leaves encrypted; the centre adds ciphertexts, and an institution decrypts the sum"],
 }
+RECOVER = (
+    "  if institutions are lost, the others sign who is left, and tell the masks that the lost would have taken off:",
+    "  more than two thirds of the members are needed, and of an institution that is missing its own mask stays",
+)
 HITS = "hit counts, as sums over users"
 COUNTED = "counts of yes and no in 100 bins of the predicted probability, and two sums over rows"
 MEASURES = {

@@ -18,6 +18,7 @@ from fedrec.core.params import Array
 from fedrec.errors import Refused
 from fedrec.exchange.ckks_plan import encrypted, layout_of
 from fedrec.exchange.plan import PlanText
+from fedrec.exchange.recovery import FEWEST, locked
 from fedrec.exchange.secure_sum import FEW, masked, to_ring
 from fedrec.exchange.wire import canonical
 from fedrec.models import GRADIENTS
@@ -32,6 +33,7 @@ TABLE = """
 CREATE TABLE IF NOT EXISTS sums (job TEXT PRIMARY KEY, context TEXT UNIQUE NOT NULL, statistic TEXT NOT NULL,
     members TEXT NOT NULL, state TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS sums_of_statistic ON sums (statistic);
+CREATE TABLE IF NOT EXISTS agreed (job TEXT PRIMARY KEY, among TEXT NOT NULL);
 """
 
 
@@ -57,6 +59,8 @@ def check_members(plan: PlanText, kind: str, members: Sequence[str], own: str, c
     if len(members) < FEW and plan.protects.epsilon is None:
         reason = "for two institutions a sum protects nothing against each other"
         raise Refused("sum.few", reason, "Ask a third institution, or submit with epsilon")
+    if len(members) < FEWEST and plan.protects.recover:
+        raise Refused("sum.few", "of three institutions none can be missing", "Ask a fourth, or submit without recover")
 
 
 def enter(db: sqlite3.Connection, job: str, task: Task, plan: str, data_version: str, caps: Limits) -> None:
@@ -69,13 +73,7 @@ def enter(db: sqlite3.Connection, job: str, task: Task, plan: str, data_version:
     statistic = _statistic(PlanText.parse(plan), task, data_version)
     if db.execute("SELECT 1 FROM sums WHERE context=?", (context := _digest(context_of(plan, task)),)).fetchone():
         raise Refused("sum.used", "the masks of this round were used before", "Start a new run")
-    for other, names, state in db.execute("SELECT job, members, state FROM sums WHERE statistic=?", (statistic,)):
-        if not 0 < len(set(json.loads(names)) ^ set(task.members)) < caps.members_apart or state == "void":
-            continue
-        if state == "left":
-            reason = "a sum of the same statistic over nearly the same institutions has left; the difference would tell"
-            raise Refused("sum.members", reason, "Finish it with the same institutions, or wait for new data")
-        db.execute("UPDATE sums SET state='void' WHERE job=?", (other,))
+    _check_apart(db, statistic, task.members, caps.members_apart)
     db.execute("INSERT INTO sums VALUES (?,?,?,?,'held')", (job, context, statistic, json.dumps(task.members)))
 
 
@@ -84,6 +82,42 @@ def leave(db: sqlite3.Connection, job: str) -> None:
     if db.execute("SELECT 1 FROM sums WHERE job=? AND state='void'", (job,)).fetchone():
         raise Refused("sum.void", "the round was done again with other institutions", "Use that answer")
     db.execute("UPDATE sums SET state='left' WHERE job=?", (job,))
+
+
+def agree(db: sqlite3.Connection, job: str, among: Sequence[str], apart: int) -> list[str]:
+    """The members whose sum a doubly masked update may be part of: the first that were named, whatever comes later.
+
+    The caller holds the transaction.
+
+    Args:
+        among: those that are named now.
+        apart: institutions by which two sums of one statistic differ at least.
+
+    Raises:
+        Refused: `sum.void`, or `sum.members` as `enter`.
+    """
+    leave(db, job)
+    if found := db.execute("SELECT among FROM agreed WHERE job=?", (job,)).fetchone():
+        return list(json.loads(found[0]))
+    ((statistic,),) = db.execute("SELECT statistic FROM sums WHERE job=?", (job,)).fetchall()
+    _check_apart(db, statistic, among, apart, job)
+    db.execute("INSERT INTO agreed VALUES (?,?)", (job, json.dumps(list(among))))
+    return list(among)
+
+
+def _check_apart(db: sqlite3.Connection, statistic: str, members: Sequence[str], apart: int, own: str = "") -> None:
+    """Refuse a sum that differs too little from one that has begun to leave; one that has not can never leave then."""
+    sql = (
+        "SELECT sums.job, coalesce(among, members), state FROM sums LEFT JOIN agreed ON agreed.job = sums.job"
+        " WHERE statistic=? AND sums.job<>?"
+    )
+    for other, names, state in db.execute(sql, (statistic, own)).fetchall():
+        if not 0 < len(set(json.loads(names)) ^ set(members)) < apart or state == "void":
+            continue
+        if state == "left":
+            reason = "a sum of the same statistic over nearly the same institutions has left; the difference would tell"
+            raise Refused("sum.members", reason, "Finish it with the same institutions, or wait for new data")
+        db.execute("UPDATE sums SET state='void' WHERE job=?", (other,))
 
 
 def protection(
@@ -119,7 +153,8 @@ def protection(
         if secret and shared is not None:
             layout = layout_of(plan, n_items, len(task.members))
             return encrypted(ring, shared, layout, context_of(text, task), name)
-        return masked(ring, name, key, {member: pinned[member] for member in task.members}, context_of(text, task))
+        mask = locked if plan.protects.recover else masked
+        return mask(ring, name, key, {member: pinned[member] for member in task.members}, context_of(text, task))
 
     return protect
 

@@ -20,7 +20,7 @@ from fedrec.exchange import signing
 from fedrec.exchange.request import function_name
 from fedrec.exchange.wire import encode, sha256
 from fedrec.scientist.federation import Answer, RoundTask, SiteRefused, Watch
-from fedrec.scientist.fetch import check_shared, fetched, fetched_ring, opened_sum, passport_of, shared_key_of
+from fedrec.scientist.fetch import check_shared, fetched, fetched_ring, asked_about, passport_of, shared_key_of
 from fedrec.scientist.plan import Plan
 from fedrec.scientist.requests import Requests
 from fedrec.scientist.runs import Run
@@ -316,9 +316,9 @@ class Datasites:
         """
         return fetched_ring(self._sites[answer.site], answer)
 
-    def open_sum(self, answer: Answer, data: bytes) -> tuple[Answer, dict[str, Array]]:
-        """The sum that one site decrypts, see `opened_sum`."""
-        return opened_sum(self._sites[answer.site], answer, data)
+    def ask_about(self, answer: Answer, what: str, data: bytes) -> tuple[Answer, bytes]:
+        """What one site says about its masked or encrypted update, see `asked_about`."""
+        return asked_about(self._sites[answer.site], answer, what, data)
 
     def _held(self, name: str, request: str, answer: dict[str, Any], closed: threading.Event | None) -> dict[str, Any]:
         """What comes of an answer that waits for the site's owner. Raises: Refused when he takes too long."""

@@ -14,6 +14,7 @@ from fedrec.core.optim import State
 from fedrec.core.params import SharedParams, moved
 from fedrec.core.threads import one_thread
 from fedrec.errors import Refused
+from fedrec.exchange.recovery import threshold
 from fedrec.exchange.secure_sum import add, from_ring
 from fedrec.scientist.federation import Answer, Calls, Federation, RoundTask, SiteRefused, SiteState, Watch, nobody
 from fedrec.scientist.plan import Plan
@@ -114,7 +115,9 @@ def _rounds(
             calls.sleep(HOURS_S)  # then the round is sent again: who has answered answers the same at once
         answers = sorted(came.answers, key=lambda answer: sites.index(answer.site))
         if task.members:
+            asked = {answer.site for answer in answers}
             answers, updates = _summed(plan, calls, task, answers)
+            came.left_out.update(dict.fromkeys(asked - {answer.site for answer in answers}, "site.lost"))
         else:
             updates = [came.updates[answer.site] for answer in answers]
         with one_thread():
@@ -135,7 +138,10 @@ def _ask(
     seconds: list[float],
     watch: Watch,
 ) -> tuple[RoundTask, _Came]:
-    """Send a round and wait for it. Under a secure sum it is done again without the sites that did not answer."""
+    """Send a round and wait for it. Under a secure sum it is done again without the sites that did not answer.
+
+    One that recovers goes on with enough of them.
+    """
     secret, left_out = plan.spec.protects.sum != "plain", dict[str, str]()
     while True:
         task = RoundTask(plan, "train", run, now.number, protocol, chosen, now.shared, chosen if secret else ())
@@ -144,7 +150,8 @@ def _ask(
         came = _gather(plan, calls, len(chosen), away, task, seconds, watch)
         left_out |= came.left_out
         there = {answer.site for answer in came.answers}
-        if not secret or not came.enough or there == set(chosen):
+        enough = threshold(len(chosen)) if plan.spec.protects.recover else len(chosen)
+        if not secret or not came.enough or len(there) >= enough:
             return task, came._replace(left_out=left_out)
         _log.warning("round %d is done again without %s", now.number, ", ".join(sorted(set(chosen) - there)))
         chosen = tuple(site for site in chosen if site in there)
@@ -153,7 +160,7 @@ def _ask(
 def _summed(plan: Plan, calls: Calls, task: RoundTask, answers: list[Answer]) -> tuple[list[Answer], list[SiteUpdate]]:
     """Add the members' masked updates; their sum as the one update that the aggregator takes."""
     found, rings = calls.fetch(task, answers)
-    merged = from_ring(plan.spec, add(plan.spec, rings, calls.n_items), len(task.members))
+    merged = from_ring(plan.spec, add(plan.spec, rings, calls.n_items), len(found))
     update = SiteUpdate("sum", 1.0, SharedParams(merged), users=1)
     check_update(update, {name: replace(one, norm=None) for name, one in plan.spec.leaves.items()}, calls.n_items)
     if plan.local is not None:

@@ -94,11 +94,11 @@ def fetched_ring(site: SyftSite, answer: Answer) -> tuple[Answer, dict[str, Arra
     return replace(answer, bytes_up=up, bytes_down=down), ring
 
 
-def opened_sum(site: SyftSite, answer: Answer, data: bytes) -> tuple[Answer, dict[str, Array]]:
-    """The sum that one institution decrypts, and its answer with the bytes that this took.
+def asked_about(site: SyftSite, answer: Answer, what: str, data: bytes) -> tuple[Answer, bytes]:
+    """What an institution says about its masked or encrypted update, and its answer with the bytes that this took.
 
     Args:
-        data: all members' encrypted updates, added.
+        what: "sum", to have `data`, all members' encrypted updates added, decrypted; "unmask", see recovered.py.
 
     Raises:
         SiteRefused: the site was lost, or what it says.
@@ -106,13 +106,12 @@ def opened_sum(site: SyftSite, answer: Answer, data: bytes) -> tuple[Answer, dic
     before, request, name = site.line.counted, str(answer.receipt["request"]), sha256(data)
     try:
         site.put(request, name, data)
-        target = f"/fedrec/v1/blobs/{answer.receipt['sha256']}?sum={name}"
-        ring = decode(site.own("GET", target, request=request))
+        said = site.own("GET", f"/fedrec/v1/blobs/{answer.receipt['sha256']}?{what}={name}", request=request)
     except Refused as refusal:
         raise SiteRefused(answer.site, refusal) from None
     sent, received = site.line.counted
     up, down = answer.bytes_up + received - before[1], answer.bytes_down + sent - before[0]
-    return replace(answer, bytes_up=up, bytes_down=down), ring
+    return replace(answer, bytes_up=up, bytes_down=down), said
 
 
 def _blob(site: SyftSite, request: str, facts: Mapping[str, Any]) -> bytes:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from fedrec.core.params import Array
 from fedrec.errors import Refused
 from fedrec.exchange.ckks_plan import added, layout_of
-from fedrec.exchange.wire import encode, sha256
+from fedrec.exchange.wire import decode, encode, sha256
 from fedrec.scientist.federation import Answer, RoundTask, SiteRefused, SiteState, Watch
 from fedrec.scientist.fetch import check_shared
+from fedrec.scientist.recovered import recovered
 
 if TYPE_CHECKING:
     from fedrec.scientist.datasites import Datasites
@@ -47,14 +48,16 @@ class SiteCalls:
     def fetch(self, task: RoundTask, answers: Sequence[Answer]) -> tuple[list[Answer], list[dict[str, Array]]]:
         for site in task.sites:
             self._watch(SiteState(site, task.number, "uploading"))
+        if task.plan.spec.protects.recover:
+            return recovered(self._federation, task, answers)
         found = list(self._federation._pool.map(lambda answer: self._federation.fetch(answer), answers))
         answers, rings = [answer for answer, _ in found], [ring for _, ring in found]
         if task.plan.spec.protects.sum != "ckks":
             return answers, rings
         check_shared({answer.site: str(answer.receipt["shared_key"]) for answer in answers})
         total = added(rings, layout_of(task.plan.spec, self.n_items, len(task.members)))
-        first, ring = self._federation.open_sum(answers[0], encode(total))
-        return [first, *answers[1:]], [ring]
+        first, said = self._federation.ask_about(answers[0], "sum", encode(total))
+        return [first, *answers[1:]], [decode(said)]
 
     def tell(self, site: str, task: RoundTask, refusal: Refused) -> None:
         self._federation._pool.submit(self._federation._tell, site, task, refusal.code)

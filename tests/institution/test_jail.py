@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -281,9 +282,10 @@ def test_control_without_the_guard_the_same_report_carries_data_out(site, jobs, 
 def processes_below(pid: int) -> list[int]:
     """All descendants of a process, in whatever process namespace they are."""
     found = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, task.read_text().split()):
-            found += [child, *processes_below(child)]
+    with contextlib.suppress(OSError):  # it has ended
+        for task in Path(f"/proc/{pid}/task").glob("*/children"):
+            for child in map(int, task.read_text().split()):
+                found += [child, *processes_below(child)]
     return found
 
 

@@ -64,7 +64,7 @@ class _Logged:
     begun: set[tuple[Any, ...]] = field(default_factory=set)
     paused: bool = False
     served: str = ""
-    sums: set[tuple[str, str]] = field(default_factory=set)  # (request, SHA-256) of sums that were decrypted
+    sums: set[tuple[str, str]] = field(default_factory=set)  # (request, SHA-256) of answers about sums
 
     def take(self, event: Event) -> None:
         act, outcome = event["act"], event["outcome"]
@@ -114,7 +114,7 @@ class _Logged:
             self.reason[request] = str(event["detail"].get("reason", ""))
         if outcome != "done":
             return
-        if act == "decrypt":
+        if act in ("decrypt", "unmask"):
             self.sums.add((request, str(event["detail"].get("sha256", ""))))
         elif act == "users.add":
             self.accounts[thing] = (str(event["detail"].get("role", "")), True)
