@@ -23,10 +23,9 @@ from nacl.signing import SigningKey, VerifyKey
 
 from fedrec.core.params import Array
 from fedrec.errors import Refused
-from fedrec.exchange.plan import Tensor
 
 if TYPE_CHECKING:
-    from fedrec.exchange.plan import PlanText
+    from fedrec.exchange.plan import PlanText, Tensor
 
 WEIGHT = "sum.weight"  # the array beside a weighted update; no tensor of a plan can have a dot in its name
 FEW = 3  # of two members each knows the other's part from the sum

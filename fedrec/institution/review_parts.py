@@ -67,8 +67,8 @@ SEEN = {
     "ckks": ["  the update leaves encrypted; the centre adds ciphertexts, and an institution decrypts the sum"],
 }
 RECOVER = (
-    "  if institutions are lost, the others sign who is left, and tell the masks that the lost would have taken off:",
-    "  more than two thirds of the members are needed, and of an institution that is missing its own mask stays",
+    "  if institutions are lost, more than two thirds of the members sign who is left, and the sum is over those; all",
+    "  of them but one, together with the centre, could take their own parts off it",
 )
 HITS = "hit counts, as sums over users"
 COUNTED = "counts of yes and no in 100 bins of the predicted probability, and two sums over rows"

@@ -90,15 +90,17 @@ def agree(db: sqlite3.Connection, job: str, among: Sequence[str], apart: int) ->
     The caller holds the transaction.
 
     Args:
-        among: those that are named now.
+        among: those that are named now; none to be told what was agreed to, if anything.
         apart: institutions by which two sums of one statistic differ at least.
 
     Raises:
         Refused: `sum.void`, or `sum.members` as `enter`.
     """
-    leave(db, job)
     if found := db.execute("SELECT among FROM agreed WHERE job=?", (job,)).fetchone():
         return list(json.loads(found[0]))
+    if not among:
+        return []
+    leave(db, job)
     ((statistic,),) = db.execute("SELECT statistic FROM sums WHERE job=?", (job,)).fetchall()
     _check_apart(db, statistic, among, apart, job)
     db.execute("INSERT INTO agreed VALUES (?,?)", (job, json.dumps(list(among))))
@@ -168,12 +170,13 @@ def context_of(plan: str, task: Task) -> bytes:
 def _statistic(plan: PlanText, task: Task, data_version: str) -> str:
     """What two sums are compared by: of one version of the data all statistics, own code too, and a model's gradients.
 
-    A schedule that can do without a site needs other members in later rounds: then it is the gradients at one model.
+    What can do without a site, by its schedule or by recovering, needs other members in later rounds: then it is the
+    gradients at one model.
     """
     name = str(plan.model["name"])
     if name not in GRADIENTS:
         return data_version
-    return f"{data_version} {task.base if plan.schedule else name}"
+    return f"{data_version} {task.base if plan.schedule or plan.protects.recover else name}"
 
 
 def _digest(data: bytes) -> str:

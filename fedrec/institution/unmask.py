@@ -27,11 +27,12 @@ def unmask(site: Site, by: Account, request: str, update: str, wish: str) -> str
     Args:
         request: whose live permit the call names.
         update: SHA-256 of this site's own masked update: its task says plan, run, round and members.
-        wish: SHA-256 of the JSON that was sent: {among} to be signed; {among, signatures, rows} to be told.
+        wish: SHA-256 of the JSON that was sent: {among} to be signed; {among, signatures, rows} to be told; {among: []}
+            to hear what was signed.
 
     Returns:
-        SHA-256 of the answer, a blob that may leave: {among, signature} or {told}. Who has signed a set before is
-        answered with that one, whatever he asks for.
+        SHA-256 of the answer, a blob that may leave: {among, signature}, {told} or {among}. A site that has signed a
+        set before answers with that one, whatever it is asked to sign.
 
     Raises:
         Refused: `update.gone`, `sum.void`, `sum.members`, `sum.unmask`.
@@ -45,13 +46,16 @@ def unmask(site: Site, by: Account, request: str, update: str, wish: str) -> str
         asked = _read(path)
         pinned = {member.name: member.key for member in site.consortium.member if member.name in task.members}
         context, signatures = context_of(row.plan, task), asked.get("signatures")
-        check_among(asked["among"], pinned, own, signatures, context)
+        look = not asked["among"] and signatures is None
+        if not look:
+            check_among(asked["among"], pinned, own, signatures, context)
         among = site.ledger.agree(job.key, asked["among"], site.config.limits.members_apart)
-        facts.update(
-            members=" ".join(task.members), among=" ".join(among), step="sign" if signatures is None else "tell"
-        )
-        if signatures is None:
-            said: dict[str, Any] = {"among": among, "signature": agreement(among, context, site.keys.site)}
+        step = "look" if look else "sign" if signatures is None else "tell"
+        facts.update(members=" ".join(task.members), among=" ".join(among), step=step)
+        if look:
+            said: dict[str, Any] = {"among": among}
+        elif signatures is None:
+            said = {"among": among, "signature": agreement(among, context, site.keys.site)}
         elif among != asked["among"] or list(asked["rows"]) != among:
             raise Refused("sum.unmask", "this institution has signed another set", "Resume the run")
         else:

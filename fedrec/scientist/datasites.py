@@ -20,7 +20,7 @@ from fedrec.exchange import signing
 from fedrec.exchange.request import function_name
 from fedrec.exchange.wire import encode, sha256
 from fedrec.scientist.federation import Answer, RoundTask, SiteRefused, Watch
-from fedrec.scientist.fetch import check_shared, fetched, fetched_ring, asked_about, passport_of, shared_key_of
+from fedrec.scientist.fetch import asked_about, check_shared, fetched, fetched_ring, passport_of, shared_key_of
 from fedrec.scientist.plan import Plan
 from fedrec.scientist.requests import Requests
 from fedrec.scientist.runs import Run

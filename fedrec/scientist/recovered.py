@@ -1,10 +1,11 @@
-"""A doubly masked round ended at real datasites, whichever of them are lost meanwhile; see fedrec/exchange/recovery.py."""
+"""A doubly masked round ended at real datasites, whichever of them are lost meanwhile: exchange/recovery.py."""
 
 from __future__ import annotations
 
 import base64
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +24,12 @@ _log = logging.getLogger("fedrec")
 
 
 def recovered(
-    federation: Datasites, task: RoundTask, answers: Sequence[Answer]
+    federation: Datasites, task: RoundTask, answers: Sequence[Answer], again: bool
 ) -> tuple[list[Answer], list[dict[str, Array]]]:
-    """The answers that were summed, and their sum: over all whose update came, and at whom enough others then agreed.
+    """The answers that were summed, and their sum: over all whose update came, or who were agreed on before.
+
+    Args:
+        again: a driver before this one may have begun with the round.
 
     Raises:
         SiteRefused: too few of the members are left; what the first lost one says.
@@ -47,7 +51,7 @@ def recovered(
         there.update({site: answer for site, (answer, _) in found.items()})
         return {site: json.loads(said) for site, (_, said) in found.items()}, gone
 
-    among, signatures = _agreed(ask, list(given), need)
+    among, signatures = _agreed(ask, list(given), need, again)
     if gone := [site for site in among if site not in given]:
         reason = f"the others have agreed to a sum with {', '.join(gone)}, whose update did not come now"
         raise SiteRefused(gone[0], Refused("site.lost", reason, "Resume the run when it can be reached"))
@@ -67,27 +71,25 @@ def recovered(
 
 
 def _agreed(
-    ask: Callable[[Mapping[str, dict[str, Any]]], tuple[Said, list[SiteRefused]]], there: list[str], need: int
+    ask: Callable[[Mapping[str, dict[str, Any]]], tuple[Said, list[SiteRefused]]],
+    there: list[str],
+    need: int,
+    again: bool,
 ) -> tuple[list[str], dict[str, str]]:
     """The set that enough members have signed, and their signatures: the one of a driver before this one, if any.
-
-    One is asked first, so that all others are asked for what it has signed.
 
     Raises:
         SiteRefused: too few answer, or they have signed different sets.
     """
-    among, said, lost = there, Said(), list[SiteRefused]()
-    for first in there:
-        found, gone = ask({first: {"among": among}})
-        said, lost = said | found, lost + gone
-        if found:
-            among = list(found[first]["among"])
-            break
-    found, gone = ask({site: {"among": among} for site in among if site in there and site not in said})
-    said, lost = said | found, lost + gone
+    among = there
+    if again:
+        found, _ = ask({site: {"among": []} for site in there})
+        signed = Counter(tuple(what["among"]) for what in found.values() if what["among"])
+        among = list(signed.most_common(1)[0][0]) if signed else there
+    said, lost = ask({site: {"among": among} for site in among if site in there})
     signatures = {site: str(what["signature"]) for site, what in said.items() if what["among"] == among}
     if len(signatures) < need:
-        reason = f"{len(signatures)} of {need} institutions agree whose sum this is"
+        reason = f"{len(signatures)} institutions agree whose sum this is, and {need} are needed"
         raise lost[0] if lost else SiteRefused(there[0], Refused("sum.unmask", reason, "Start a new run"))
     return among, signatures
 

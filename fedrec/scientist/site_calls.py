@@ -28,6 +28,7 @@ class SiteCalls:
         self._federation, self._watch = federation, watch
         self._came = queue.SimpleQueue[Answer | SiteState | BaseException]()
         self._closed = threading.Event()
+        self._begun = False  # whether a round was fetched: before the first, a driver that ended may have begun it
 
     @property
     def n_items(self) -> int:
@@ -49,7 +50,8 @@ class SiteCalls:
         for site in task.sites:
             self._watch(SiteState(site, task.number, "uploading"))
         if task.plan.spec.protects.recover:
-            return recovered(self._federation, task, answers)
+            again, self._begun = not self._begun, True
+            return recovered(self._federation, task, answers, again)
         found = list(self._federation._pool.map(lambda answer: self._federation.fetch(answer), answers))
         answers, rings = [answer for answer, _ in found], [ring for _, ring in found]
         if task.plan.spec.protects.sum != "ckks":

@@ -14,7 +14,9 @@ from fedrec.aggregation import Quorum
 from fedrec.errors import Refused
 from fedrec.exchange.privacy import Privacy
 from fedrec.exchange.wire import decode
+from fedrec.institution import audit
 from fedrec.scientist.datasites import Datasites
+from fedrec.scientist.federation import SiteRefused
 
 pytestmark = pytest.mark.sites
 SECURE = Privacy("secure")
@@ -83,6 +85,111 @@ def test_a_site_lost_between_its_answer_and_its_release_stops_the_round_and_it_i
     assert refused.value.code == "site.lost"
     assert run.log == []
     assert run.resume().model_sha256 == simulated.train(plan).model_sha256
+
+
+RECOVERING = Privacy("secure", recover=True)
+
+
+def lost_when(monkeypatch, call, met):
+    """A method of Datasites that loses sites: `met` says when, from the answer and the rest."""
+    whole = getattr(Datasites, call)
+
+    def lossy(self, answer, *rest):
+        if met(answer, *rest):
+            raise SiteRefused(answer.site, Refused("site.lost", "it does not answer", "Resume"))
+        return whole(self, answer, *rest)
+
+    monkeypatch.setattr(Datasites, call, lossy)
+
+
+def trained(sites, run):
+    """How often each institution has trained in a run."""
+    acts = {name: audit.read(site.folder, "train") for name, site in sites.all.items()}
+    return {name: sum(e["run"] == run and e["outcome"] == "intent" for e in found) for name, found in acts.items()}
+
+
+@pytest.mark.parametrize(
+    "when", ["before it answers", "before its update is fetched", "before it signs", "before it tells"]
+)
+def test_a_doubly_masked_round_ends_without_a_lost_site_and_is_not_done_again(
+    when, federation, owners, simulated, sites, monkeypatch
+):
+    """Once its update is there it counts, whatever happens to it then; before, the sum is over the others."""
+    seed = 20 + len(when)
+    plan = fresh(fedrec.models.MF(factors=8), rounds=2, privacy=RECOVERING, schedule=Quorum(3), seed=seed)
+    approved(federation, owners, plan)
+    names = list(federation.sites())
+    if when == "before its update is fetched":
+        lost_when(monkeypatch, "fetch", lambda answer: answer.site == names[0])
+    elif when != "before it answers":
+        tells = when == "before it tells"
+        lost_when(
+            monkeypatch,
+            "ask_about",
+            lambda answer, _, wish: answer.site == names[0] and (b"signatures" in wish) == tells,
+        )
+    if when == "before it answers":
+        owners[names[0]].pause("a test")
+    try:
+        run = federation.train(plan)
+    finally:
+        if when == "before it answers":
+            owners[names[0]].resume()
+    there = names[1:] if when in ("before it answers", "before its update is fetched") else names
+    assert [line["sites"] for line in run.log] == [there] * 2
+    single = fresh(fedrec.models.MF(factors=8), rounds=2, privacy=SECURE, schedule=Quorum(3), seed=seed)
+    assert run.model_sha256 == simulated.train(single, sites=there).model_sha256
+    assert trained(sites, run.id) == dict.fromkeys(names, 2) | ({names[0]: 0} if when == "before it answers" else {})
+    for name in names[1:]:
+        acts = [
+            e["detail"]
+            for e in audit.read(sites.all[name].folder, "unmask")
+            if e["run"] == run.id and e["of"] and e["detail"]["step"] != "look"
+        ]
+        assert [(act["step"], act["among"]) for act in acts] == [
+            (step, " ".join(there)) for _ in "01" for step in ("sign", "tell")
+        ]
+
+
+def test_a_driver_that_ends_between_the_signatures_and_the_masks_goes_on_with_what_was_signed(
+    federation, owners, simulated, monkeypatch
+):
+    plan = fresh(fedrec.models.MF(factors=8), rounds=2, privacy=RECOVERING, seed=40)
+    approved(federation, owners, plan)
+    names, broken = list(federation.sites()), [True]
+    lost_when(monkeypatch, "fetch", lambda answer: broken[0] and answer.site == names[0])
+    lost_when(monkeypatch, "ask_about", lambda _, __, wish: broken[0] and b"signatures" in wish)
+    run = fedrec.scientist.runs.Run.start(plan, federation)
+    with pytest.raises(Refused) as refused:
+        run.finish()
+    assert (refused.value.code, run.log) == ("site.lost", [])
+    broken.clear()
+    broken.append(False)
+    run.resume()
+    assert [line["sites"] for line in run.log] == [names[1:], names]  # the first set was signed without it
+
+
+def test_two_of_four_are_too_few_and_the_run_is_resumed(federation, owners, simulated, monkeypatch):
+    plan = fresh(fedrec.models.MF(factors=8), rounds=1, privacy=RECOVERING, seed=41)
+    approved(federation, owners, plan)
+    names, broken = list(federation.sites()), [True]
+    lost_when(monkeypatch, "fetch", lambda answer: broken[0] and answer.site in names[:2])
+    run = fedrec.scientist.runs.Run.start(plan, federation)
+    with pytest.raises(Refused) as refused:
+        run.finish()
+    assert (refused.value.code, run.log) == ("site.lost", [])
+    broken[0] = False
+    whole = fresh(fedrec.models.MF(factors=8), rounds=1, privacy=SECURE, seed=41)
+    assert run.resume().model_sha256 == simulated.train(whole).model_sha256
+
+
+def test_a_statistic_is_recovered_and_equal_to_the_bit(federation, owners, simulated, sites):
+    secret = fresh(fedrec.models.Ease(l2=210.0), privacy=RECOVERING)
+    approved(federation, owners, secret)
+    run = federation.train(secret)
+    assert run.model_sha256 == simulated.train(secret).model_sha256
+    done = command("audit", "reconcile", sites.all["aurora"].folder)
+    assert done.returncode == 0, done.stdout
 
 
 def test_no_file_of_the_scientist_has_what_an_institution_sent(federation, owners, tmp_path):
