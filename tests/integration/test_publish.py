@@ -8,8 +8,9 @@ import sys
 
 import numpy as np
 import pytest
-from real_sites import approve_one, events, fresh, put, run_task
+from real_sites import approve_one, approved, events, fresh, put, run_task
 
+import fedrec
 from fedrec.demo.sites import SCIENTIST
 from fedrec.exchange.wire import sha256
 
@@ -94,3 +95,13 @@ def test_what_the_permit_does_not_cover_or_the_model_does_not_fit_is_not_publish
     gone = run_task(ada, asked, kind="publish", run="b")
     assert gone["code"] == "permit.revoked"
     assert models(site, "list")[1]["models"] == before
+
+
+def test_the_scientist_is_warned_where_a_model_is_served_that_was_not_compared(alone, its_owner, caplog):
+    plan = fresh(fedrec.models.FeatureSums(), publish=True)
+    approved(alone, its_owner, plan)
+    alone.train(plan).publish()
+    said = [record.getMessage() for record in caplog.records if "without comparing" in record.getMessage()]
+    assert len(said) == 1
+    assert "solo" in said[0]
+    assert "a model of this kind recommends nothing" in said[0]
