@@ -255,7 +255,7 @@ class Story:
         self.say(in_words(known))
         audit = []
         self.say("each institution's audit log, with what the others hold of it:")
-        pinned = {member.name: member.key for member in ConsortiumConfig.load(sites.consortium).member}
+        pinned = ConsortiumConfig.load(sites.consortium).keys
         for site in sites.all.values():
             others = [other.folder for other in sites.all.values() if other is not site]
             verdict = verify(site.folder, witnesses=others, pinned=pinned)

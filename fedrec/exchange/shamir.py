@@ -6,7 +6,9 @@ threshold - 1 modulo a prime; share x is its value at x.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 PRIME = 2**256 + 297  # the smallest prime above every secret
 SECRET, SHARE, COEFFICIENT = 32, 33, 64  # bytes; 64 modulo PRIME are uniform but for 2^-255
@@ -32,18 +34,23 @@ def join(shares: Mapping[int, bytes]) -> bytes:
     Raises:
         ValueError: they are no shares of one secret of 32 bytes.
     """
-    numbers: Sequence[int] = list(shares)
-    total = 0
-    for x in numbers:
-        top = bottom = 1
-        for other in numbers:
-            if other != x:
-                top, bottom = top * other % PRIME, bottom * (other - x) % PRIME
-        total += int.from_bytes(shares[x], "big") * top * pow(bottom, -1, PRIME)
-    found = total % PRIME
+    weights = _weights(tuple(shares))
+    found = sum(int.from_bytes(share, "big") * weight for share, weight in zip(shares.values(), weights, strict=True))
+    found %= PRIME
     if found.bit_length() > 8 * SECRET or any(len(share) != SHARE for share in shares.values()):
         raise ValueError("they are no shares of one secret")
     return found.to_bytes(SECRET, "big")
+
+
+@lru_cache(maxsize=64)
+def _weights(numbers: tuple[int, ...]) -> list[int]:
+    """What each share counts in the value at 0 (Lagrange); the same for all secrets of these shares."""
+    found = []
+    for x in numbers:
+        others = [other for other in numbers if other != x]
+        top, bottom = math.prod(others), math.prod(other - x for other in others)
+        found.append(top * pow(bottom, -1, PRIME) % PRIME)
+    return found
 
 
 def _at(polynomial: Sequence[int], x: int) -> int:

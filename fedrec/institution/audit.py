@@ -13,7 +13,7 @@ import json
 import os
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -297,7 +297,7 @@ _CHECKPOINT: dict[str, Any] = {
 
 
 def verify(
-    place: Path, key: str = "", witnesses: Iterable[Path] = (), pinned: Mapping[str, Sequence[str]] | None = None
+    place: Path, key: str = "", witnesses: Iterable[Path] = (), pinned: Mapping[str, tuple[str, ...]] | None = None
 ) -> Verdict:
     """The verdict on a log: ok, incomplete-tail, tampered, witness-clash or unreadable; never raises on garbage.
 

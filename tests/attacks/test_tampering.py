@@ -154,7 +154,7 @@ def test_t8_without_the_key_the_signature_tells(log):
     own_key = forged(mine, OTHER.key)
     assert log.verdict(own_key).verdict == "ok"  # control: nobody said whose key it is
     assert verify(log.file, key=PUBLIC).verdict == "tampered"
-    assert verify(log.file, pinned={"aurora": PUBLIC}).verdict == "tampered"
+    assert verify(log.file, pinned={"aurora": (PUBLIC,)}).verdict == "tampered"
     found = log.verdict(own_key, witness=True)  # whose key is right the witness cannot say: it holds nothing signed so
     assert (found.verdict, found.pinned, found.code, found.witnesses[0]["unreadable"]) == ("ok", False, 2, 1)
 

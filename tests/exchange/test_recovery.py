@@ -8,10 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nacl.signing import SigningKey
 
+import fedrec
+from fedrec import models
 from fedrec.errors import Refused
 from fedrec.exchange import recovery, shamir
+from fedrec.exchange.privacy import Privacy
 from fedrec.exchange.recovery import agreement, check_among, locked, rows_of, threshold, told, unlocked
-from fedrec.exchange.secure_sum import keystream, masked, pair_seed
+from fedrec.exchange.secure_sum import add, from_ring, keystream, masked, pair_seed, to_ring
 
 CONTEXT = b'{"round":1}'
 KEYS = {f"site{number:02}": SigningKey((b"%02d" % number).ljust(32, b".")) for number in range(50)}
@@ -69,6 +72,29 @@ def test_the_sum_over_whoever_is_left_is_exact_whoever_answers(data, count, seed
     got = unlocked(total, names, among, said)
     for array in ("a", "b"):
         np.testing.assert_array_equal(got[array], added(truth[name] for name in among)[array])
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.data(), st.integers(4, 30), st.integers(0, 10**9), st.integers(0, 2**32 - 1))
+def test_the_weighted_mean_of_whoever_is_left_is_right_to_a_millionth(data, count, heaviest, seed):
+    members, draws = consortium(count), np.random.default_rng(seed)
+    spec = fedrec.Plan(model=models.create("mf", {"factors": 4}), privacy=Privacy("secure", recover=True)).spec
+    arrays = {name: (0.2 * draws.standard_normal((6, 4))).astype(np.float32) for name in members}
+    weights = {
+        name: max(1, int(weight)) for name, weight in zip(members, draws.integers(0, heaviest + 1, count), strict=True)
+    }
+    rings = {name: to_ring(spec, {"items": arrays[name]}, weights[name], 1, count, 6) for name in members}
+    names, need = list(members), threshold(count)
+    among = sorted(data.draw(st.sets(st.sampled_from(names), min_size=need)))
+    messages = {}
+    for name in among:
+        arrays_, rows = rows_of(locked(rings[name], name, KEYS[name], members, CONTEXT), count)
+        messages[name] = arrays_, dict(zip(members, rows, strict=True))
+    said = {reader: tell(messages, members, reader, among) for reader in among[:need]}
+    total = unlocked(add(spec, [messages[name][0] for name in among], 6), names, among, said)
+    exact = sum(weights[name] * arrays[name].astype(np.float64) for name in among)
+    got = from_ring(spec, total, len(among))["items"]
+    np.testing.assert_allclose(got, exact / sum(weights[name] for name in among), rtol=0, atol=1e-6)
 
 
 def test_fifty_members_lose_sixteen():

@@ -220,7 +220,7 @@ def test_garbage_is_never_ok_and_never_crashes(packs, tmp_path):
 
 
 def test_a_pack_signed_with_another_key_than_the_pinned_one_is_refused(packs):
-    assert check(packs[0], pinned={"a": "0" * 64}).verdict == "tampered"
+    assert check(packs[0], pinned={"a": ("0" * 64,)}).verdict == "tampered"
     assert check(packs[0], key="0" * 64).verdict == "tampered"
 
 

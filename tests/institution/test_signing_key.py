@@ -184,10 +184,10 @@ def test_packs_of_runs_before_and_after_the_change(stories, packs, tmp_path):
     after.write_bytes(pack(folder, RUN))
     assert json.loads(files(after)["consortium.json"])["former"] == {"a": old}
     for path in (packs[0], after):
-        assert check(path, pinned={"a": [new, *old]}).verdict == "ok"
+        assert check(path, pinned={"a": (new, *old)}).verdict == "ok"
         assert check(path).verdict == "ok"
     assert check(after, key=new).verdict == "ok"
     assert check(packs[0], key=new).verdict == "tampered"
     for path in (packs[0], after):
-        assert check(path, pinned={"a": [public(KEY)]}).verdict == "tampered"
-    assert check(packs[0], pinned={"a": [new]}).verdict == "tampered"
+        assert check(path, pinned={"a": (public(KEY),)}).verdict == "tampered"
+    assert check(packs[0], pinned={"a": (new,)}).verdict == "tampered"

@@ -64,7 +64,7 @@ def test_control_a_ledger_that_lost_a_task_is_found(run, aurora, tmp_path):
 
 
 def test_four_packs_tell_one_story_that_others_witnessed(run, sites, packs):
-    pinned = {member.name: member.key for member in sites.config.member}
+    pinned = sites.config.keys
     for path in packs:
         verdict = unpack.check(path, pinned=pinned)
         assert verdict.verdict == "ok", (path.name, verdict.reason)

@@ -7,7 +7,7 @@ import json
 import re
 import tempfile
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -109,7 +109,7 @@ class Pack:
 
 
 def check(
-    place: Path, key: str = "", witnesses: Iterable[Path] = (), pinned: Mapping[str, Sequence[str]] | None = None
+    place: Path, key: str = "", witnesses: Iterable[Path] = (), pinned: Mapping[str, tuple[str, ...]] | None = None
 ) -> Verdict:
     """The verdict on a pack, as `audit.verify` gives it on a log; never raises on garbage.
 
@@ -131,7 +131,7 @@ def check(
 
 
 def _check(
-    pack: Pack, key: str, witnesses: Iterable[Path], pinned: Mapping[str, Sequence[str]] | None, folder: Path
+    pack: Pack, key: str, witnesses: Iterable[Path], pinned: Mapping[str, tuple[str, ...]] | None, folder: Path
 ) -> Verdict:
     manifest = pack.json("MANIFEST.json")
     if set(manifest["files"]) != set(pack.names) - {"MANIFEST.json"}:
@@ -141,7 +141,7 @@ def _check(
             raise BadPack(f"{name} is not the file that was packed")
     facts, events = pack.json("run.json"), pack.events()
     told = pack.json("consortium.json")
-    believed = {facts["site"]: [str(told["members"].get(facts["site"], ""))]} if pinned is None else pinned
+    believed = {facts["site"]: (str(told["members"].get(facts["site"], "")),)} if pinned is None else pinned
     keys = [key.lower()] if key else list(believed.get(facts["site"], ()))
     if facts["format"] != FORMAT or not any(signed_by(manifest, one) for one in keys):
         raise BadPack("it is not signed with the key of this site")
