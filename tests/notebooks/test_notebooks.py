@@ -169,6 +169,7 @@ def test_the_masked_update_is_noise_its_sum_is_not_and_noise_costs_accuracy(exec
     notebook = executed["06_privacy"]
     text = all_text(notebook)
     assert "the sum is that of the plain updates: True" in text
+    assert "the sum of three is right: True" in text
     assert "the same model: True" in text
     assert "plan.sum: median has to see each institution's update" in text
     assert "for a customer of all 4 institutions it is epsilon" in text
