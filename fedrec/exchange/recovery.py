@@ -29,7 +29,7 @@ from fedrec.exchange.passport import sign, signed_by
 from fedrec.exchange.secure_sum import keystream, masked, pair_seed, spread
 
 SHARES = "sum.shares"  # the array beside a doubly masked update, a sealed row for each member
-FEWEST = 4  # of three members all are needed
+FEWEST = 4  # of three members all are needed: so it is in a round that another one is away from
 _TAG = 16  # bytes of a sealed row's tag
 _WISH = "Resume the run"
 

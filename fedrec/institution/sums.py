@@ -18,7 +18,7 @@ from fedrec.core.params import Array
 from fedrec.errors import Refused
 from fedrec.exchange.ckks_plan import encrypted, layout_of
 from fedrec.exchange.plan import PlanText
-from fedrec.exchange.recovery import FEWEST, locked
+from fedrec.exchange.recovery import locked
 from fedrec.exchange.secure_sum import FEW, masked, to_ring
 from fedrec.exchange.wire import canonical
 from fedrec.models import GRADIENTS
@@ -59,8 +59,6 @@ def check_members(plan: PlanText, kind: str, members: Sequence[str], own: str, c
     if len(members) < FEW and plan.protects.epsilon is None:
         reason = "for two institutions a sum protects nothing against each other"
         raise Refused("sum.few", reason, "Ask a third institution, or submit with epsilon")
-    if len(members) < FEWEST and plan.protects.recover:
-        raise Refused("sum.few", "of three institutions none can be missing", "Ask a fourth, or submit without recover")
 
 
 def enter(db: sqlite3.Connection, job: str, task: Task, plan: str, data_version: str, caps: Limits) -> None:

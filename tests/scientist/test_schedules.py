@@ -13,6 +13,7 @@ from fedrec import models
 from fedrec.aggregation import Buffered, Mean, Periodic, Quorum, Sampled, Stop, Synchronous, WeightedMean
 from fedrec.core.params import SharedParams
 from fedrec.errors import Refused, WrongInput
+from fedrec.exchange.privacy import Privacy
 from fedrec.models import LocalEpochs
 from fedrec.scientist.federation import SiteRefused
 from fedrec.scientist.runs import Run
@@ -88,6 +89,15 @@ def test_a_quorum_goes_on_without_a_slow_site_and_says_so():
     assert [line["seconds"] for line in run.log] == [100.0, 2.0, 1.0, 1.0, 1.0]
     # round 0 measures, it waits for all; round 1 waits until its deadline; then nobody waits for the one at work
     assert merged(run) == [("0", "1", "2", "3"), *[("0", "1", "3")] * 4]
+
+
+@pytest.mark.parametrize("recover", [False, True])
+def test_a_secure_sum_goes_on_without_a_slow_site_and_one_that_recovers_trains_nobody_twice(recover):
+    privacy = Privacy("secure", recover=recover)
+    run = slow(s2=100.0).train(plan(Quorum(3, patience=2.0), rounds=4, privacy=privacy))
+    assert merged(run) == [("0", "1", "2", "3"), *[("0", "1", "3")] * 3]
+    again = 0.0 if recover else 1.0
+    assert [line["seconds"] for line in run.log] == [100.0, 2.0 + again, 1.0, 1.0]
 
 
 def test_a_late_answer_is_merged_with_less_weight_or_left_out():
