@@ -89,20 +89,20 @@ def test_an_institution_decrypts_no_single_update_for_the_scientist(folders, fed
     plan = fresh(fedrec.models.Popularity(), privacy=ENCRYPTED, seed=1)
     approved(federation, owners, plan)
     names, fetched, wishes = list(federation.sites()), dict[str, dict](), []
-    fetch, open_sum = Datasites.fetch, Datasites.open_sum
+    fetch, ask_about = Datasites.fetch, Datasites.ask_about
 
     def watched(self, answer):
         found = fetch(self, answer)
         fetched[answer.site] = found[1]
         return found
 
-    def wished(self, answer, data):
+    def wished(self, answer, what, data):
         one = {name: part for name, part in fetched[names[1]].items() if name != "tag"}
         wishes.append(one)
-        return open_sum(self, answer, encode({**one, "tags": decode(data)["tags"]}))
+        return ask_about(self, answer, what, encode({**one, "tags": decode(data)["tags"]}))
 
     monkeypatch.setattr(Datasites, "fetch", watched)
-    monkeypatch.setattr(Datasites, "open_sum", wished)
+    monkeypatch.setattr(Datasites, "ask_about", wished)
     with pytest.raises(Refused) as refused:
         federation.train(plan)
     assert refused.value.code == "ckks.sum"
