@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch  # noqa: F401  (imported once, and not again in each process)
 
 import fedrec
 from fedrec.aggregation import Stop
