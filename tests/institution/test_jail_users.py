@@ -88,7 +88,7 @@ def test_own_code_neither_names_another_process_nor_hands_over_a_file(site, jobs
 
 @pytest.mark.parametrize("any_level", [2, 3], indirect=True)  # own code needs 2
 def test_a_fork_bomb_leaves_the_site_serving_others(any_level, tmp_path):
-    site = make_site(tmp_path, LIMITS.replace("minutes = 0.05", "minutes = 0.03"))
+    site = make_site(tmp_path, LIMITS.replace("minutes = 0.05", "minutes = 0.06"))
     jobs, before = Jobs(site, any_level), len(processes_below(any_level.pid))
     bomb = "import os\nwhile True:\n    try:\n        os.fork()\n    except OSError:\n        pass"
     row, found = approved(site, own(bomb)), {}
