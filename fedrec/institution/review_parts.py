@@ -67,8 +67,8 @@ SEEN = {
     "ckks": ["  the update leaves encrypted; the centre adds ciphertexts, and an institution decrypts the sum"],
 }
 RECOVER = (
-    "  if institutions are lost, more than two thirds of the members sign who is left, and the sum is over those; all",
-    "  of them but one, together with the centre, could take their own parts off it",
+    "  if institutions are lost, more than two thirds of the members sign who is left, and the sum is over those; as",
+    "  many of them, together with the centre, could open the others' updates",
 )
 HITS = "hit counts, as sums over users"
 COUNTED = "counts of yes and no in 100 bins of the predicted probability, and two sums over rows"

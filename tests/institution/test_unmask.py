@@ -9,7 +9,8 @@ import json
 
 import numpy as np
 import pytest
-from small_site import SCIENTIST, approved, recipe
+from small_site import SCIENTIST, approved, recipe, submitted
+from test_review import shown
 from test_sums import NAMES, OTHERS, four, summed
 
 from fedrec.errors import Refused
@@ -19,7 +20,9 @@ from fedrec.exchange.recovery import agreement, locked, rows_of, told, unlocked
 from fedrec.exchange.secure_sum import add, from_ring
 from fedrec.exchange.wire import decode, sha256
 from fedrec.institution import audit, policy
+from fedrec.institution.diff import changes
 from fedrec.institution.evidence.replay import replay
+from fedrec.institution.review import text_of
 from fedrec.institution.site import Site
 from fedrec.institution.sums import context_of
 from fedrec.institution.unmask import unmask
@@ -187,6 +190,14 @@ def test_a_round_of_three_can_be_taken_part_in_and_two_of_them_are_too_few(one, 
     now.update = summed(one, jail, LEFT, now.row)["passport"]["sha256"]
     assert now.code({"among": LEFT[:2]}) == "sum.unmask"
     assert now.ask({"among": LEFT})["among"] == LEFT
+
+
+def test_the_owner_reads_what_it_means_and_that_it_is_new(one):
+    secret = dataclasses.replace(recovering(), privacy={"sum": "secure"})
+    words = "could open the others' updates"
+    assert words in text_of(shown(one, submitted(one, recovering())))
+    assert words not in text_of(shown(one, submitted(one, secret)))
+    assert any("recover" in line for line in changes(secret, recovering()))
 
 
 def test_a_doubly_masked_round_is_replayed(one, jail):
