@@ -41,7 +41,7 @@ DEFENCES := gate permit ledger guard
 coverage: $(STAMP)  ## every branch of gate, permit, ledger and guard is tested, or it fails
 	@$(BIN)/python -m pytest -q -p no:cacheprovider --cov-branch --cov-report=term-missing --cov-fail-under=100 \
 	  $(DEFENCES:%=--cov=fedrec.institution.%) $(foreach part,$(DEFENCES),$(wildcard tests/institution/test_$(part)*.py)) \
-	  $(addprefix tests/institution/test_,pause.py turns.py sums.py spent.py mock_noise.py)
+	  $(addprefix tests/institution/test_,pause.py turns.py sums.py spent.py mock_noise.py unmask.py)
 
 check: $(STAMP)  ## style, types, layers, notebook pairs
 	@$(BIN)/ruff check .
